@@ -1,0 +1,2 @@
+//! The CA binary.
+fn main() {}

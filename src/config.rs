@@ -1,0 +1,158 @@
+//! Owns the agent's configuration: [`Config`] holds only values that are valid together; how it is read from file,
+//! environment and flags is in the modules below.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::identity::{KeyType, RequestedIdentity};
+use crate::schedule::Timing;
+use crate::serve::AllowedClient;
+
+/// Everything one agent needs to know. Made by resolving settings; always valid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The worker and its names.
+    pub identity: RequestedIdentity,
+    /// Where this runs.
+    pub environment: Environment,
+    /// The kind of key to make.
+    pub key_type: KeyType,
+    /// The certificate authority.
+    pub ca: CaConfig,
+    /// The files to write.
+    pub files: FilesConfig,
+    /// When to warn, renew and check.
+    pub timing: Timing,
+    /// How far the CA's clock may differ from ours before a certificate that is not yet valid is refused.
+    pub allowed_skew: Duration,
+    /// The TLS listener with probes and metrics; `None` turns it off.
+    pub server: Option<ServerConfig>,
+    /// The Unix socket for `status`, `health` and `renew`.
+    pub control_socket: PathBuf,
+    /// What is logged and how.
+    pub log: LogConfig,
+}
+
+/// `CRANK_ENVIRONMENT`. Security is the same in both; policies may tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Environment {
+    /// A developer's machine.
+    Development,
+    /// Everywhere else.
+    #[default]
+    Production,
+}
+
+/// How to reach and verify the CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaConfig {
+    /// `https://host[:port]`, nothing else.
+    pub url: HttpsUrl,
+    /// What verifies the CA's TLS connection.
+    pub trust: CaTrust,
+    /// The roots that an issued chain must reach, for `ca.crt`; `None`: the same as verify the connection.
+    pub issued_roots_file: Option<PathBuf>,
+    /// A bearer token, read anew for every request.
+    pub token_file: Option<PathBuf>,
+    /// The deadline of one request, connection and reply included.
+    pub timeout: Duration,
+    /// How long to wait for a first certificate at start-up.
+    pub startup_wait: Duration,
+}
+
+/// What verifies the CA's TLS connection, from the first byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaTrust {
+    /// A PEM file of roots, read anew for every request.
+    RootFile(PathBuf),
+    /// The SHA-256 of the DER of a root that the CA sends in its TLS chain.
+    Fingerprint([u8; 32]),
+}
+
+/// An absolute `https` URL without user, query and fragment. There is no type for any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsUrl(reqwest::Url);
+
+impl HttpsUrl {
+    /// Parses a URL.
+    ///
+    /// # Errors
+    /// The text says what was expected.
+    pub fn new(text: &str) -> Result<Self, &'static str> {
+        let url = reqwest::Url::parse(text).map_err(|_| "expected a URL such as https://cert-authority:9090")?;
+        if url.scheme() != "https" {
+            return Err("expected https://; there is no plain HTTP in any mode");
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("expected a host name or address");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("expected no user or password in the URL; credentials go into a token file");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("expected no `?` or `#` part");
+        }
+        Ok(Self(url))
+    }
+
+    /// The URL of `path` (which begins with `/`) below this one.
+    #[must_use]
+    pub fn join(&self, path: &str) -> reqwest::Url {
+        let mut url = self.0.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}{path}"));
+        url
+    }
+
+    /// The URL as text, without a trailing slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str().trim_end_matches('/')
+    }
+}
+
+/// Where and how files are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// The certificate directory.
+    pub directory: PathBuf,
+    /// The numeric user id to own the files; `None`: the agent's own.
+    pub owner: Option<u32>,
+    /// The numeric group id to own the files; `None`: the agent's own.
+    pub group: Option<u32>,
+    /// The mode of the files that hold the key: 0600, or 0640 for a worker that reads by group.
+    pub key_mode: u32,
+    /// How long earlier generations stay readable.
+    pub keep_generations: Duration,
+}
+
+/// The TLS listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Who may read `/metrics`; nobody by default.
+    pub metrics_allow: Vec<AllowedClient>,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The line format.
+    pub format: LogFormat,
+    /// A `tracing` filter, such as `info` or `crank_agent=debug`.
+    pub filter: String,
+}
+
+/// The format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}

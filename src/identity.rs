@@ -1,0 +1,13 @@
+//! Owns who the worker is: its names, its key, its CSR, its certificate, and the checks on what a CA returns.
+
+pub mod bundle;
+pub mod check;
+pub mod csr;
+pub mod key;
+pub mod metadata;
+pub mod names;
+
+pub use bundle::{BundleError, CertificateBundle};
+pub use key::{KeyError, KeyType, PrivateKey};
+pub use metadata::CertificateMetadata;
+pub use names::{DnsName, NameError, RequestedIdentity, SpiffeId, SubjectAltName, TrustDomain, WorkerId};

@@ -1,0 +1,91 @@
+//! Owns the contract between the agent and any certificate authority: [`Issuer`], what it is asked, how it fails.
+
+pub mod crank;
+pub mod tls;
+
+use std::future::Future;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+
+use crate::identity::{CertificateBundle, RequestedIdentity};
+
+/// A certificate authority, seen from the agent.
+pub trait Issuer: Send + Sync {
+    /// Asks for one certificate. Takes no longer than the configured deadline, and reads no more than the limits allow.
+    fn issue(&self, order: &Order<'_>) -> impl Future<Output = Result<Issued, IssueError>> + Send;
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// The CSR as PEM.
+    pub csr_pem: &'a str,
+    /// Whom it is for.
+    pub identity: &'a RequestedIdentity,
+    /// Goes along with the request.
+    pub correlation_id: &'a str,
+    /// The certificate in force, for renewal by mTLS; `None` on enrolment and when it no longer serves.
+    pub current: Option<&'a CertificateBundle>,
+}
+
+/// What a CA returned, undecided whether it is fit to be installed.
+#[derive(Debug)]
+pub struct Issued {
+    /// Leaf and intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The roots for `ca.crt`: those configured to verify issued chains.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// The CA's clock less ours, in seconds, by its `Date` header (RFC 9110, section 6.6.1).
+    pub clock_skew_seconds: Option<f64>,
+}
+
+/// How asking a CA fails.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct IssueError {
+    /// What class of failure it is; decides on retrying.
+    pub kind: IssueErrorKind,
+    /// What failed, on what, and what to do; printable.
+    pub message: String,
+    /// The CA's clock less ours in seconds, where it answered.
+    pub clock_skew_seconds: Option<f64>,
+}
+
+/// The classes of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IssueErrorKind {
+    /// Not reachable, no answer in time, or a 5xx: retry with back-off.
+    Unavailable,
+    /// Asked to slow down (429, or 503 with Retry-After): retry not before that time.
+    RateLimited(Option<Duration>),
+    /// Understood and refused: retry slowly, since policy may change.
+    Refused,
+    /// The reply breaks the protocol.
+    BrokenReply,
+    /// The CA's TLS identity is not the one expected.
+    Untrusted,
+    /// The credential (token file, root file) is missing, unreadable or lapsed on our side.
+    Credential,
+}
+
+impl IssueError {
+    /// An error of `kind` without knowledge of the CA's clock.
+    #[must_use]
+    pub fn new(kind: IssueErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), clock_skew_seconds: None }
+    }
+
+    /// A fixed label for metrics and events.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            IssueErrorKind::Unavailable => "ca_unavailable",
+            IssueErrorKind::RateLimited(_) => "rate_limited",
+            IssueErrorKind::Refused => "refused",
+            IssueErrorKind::BrokenReply => "broken_reply",
+            IssueErrorKind::Untrusted => "untrusted_ca",
+            IssueErrorKind::Credential => "credential",
+        }
+    }
+}

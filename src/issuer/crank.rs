@@ -1,0 +1,1 @@
+//! Owns the protocol of crank-ca.

@@ -1,0 +1,1 @@
+//! Owns the TLS client settings toward a CA.

@@ -1,0 +1,12 @@
+//! Keeps a worker in possession of a valid mTLS certificate.
+
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod identity;
+pub mod issuer;
+pub mod printable;
+pub mod schedule;
+pub mod serve;
+pub mod status;
+pub mod wire;

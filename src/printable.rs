@@ -1,0 +1,56 @@
+//! Owns the cleaning of foreign text: what comes from a CA, a file or the environment goes through here before it
+//! reaches a log, an event or a terminal.
+
+/// `text` with every control and direction-changing character replaced by its escape (`\n`, `\u{202e}`), cut to
+/// `limit` characters. The result is one line and safe to print.
+///
+/// ```
+/// assert_eq!(crank_agent::printable::printable("a\nb", 10), "a\\nb");
+/// assert_eq!(crank_agent::printable::printable("abcdef", 3), "abc…");
+/// ```
+#[must_use]
+pub fn printable(text: &str, limit: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(limit));
+    for (count, character) in text.chars().enumerate() {
+        if count == limit {
+            line.push('…');
+            break;
+        }
+        if character.is_control() || is_invisible(character) {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// The longest foreign text that an error, event or log line carries, in characters.
+pub const FOREIGN_TEXT_LIMIT: usize = 512;
+
+/// Line separators, zero-width and bidirectional controls: text that would not print as it reads.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn is_always_one_short_printable_line(text in any::<String>(), limit in 0_usize..100) {
+            let line = printable(&text, limit);
+            prop_assert!(!line.chars().any(|c| c.is_control() || is_invisible(c)));
+            // An escape takes at most 10 characters.
+            prop_assert!(line.chars().count() <= limit * 10 + 1);
+        }
+    }
+
+    #[test]
+    fn escapes_terminal_and_bidi_controls() {
+        assert_eq!(printable("\u{1b}[31m\u{202e}x\r\n", 100), "\\u{1b}[31m\\u{202e}x\\r\\n");
+    }
+}

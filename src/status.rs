@@ -1,0 +1,87 @@
+//! Owns [`AgentStatus`]: what the agent knows about itself, published on a watch channel and shown by `status`.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::events::EventError;
+use crate::identity::{CertificateMetadata, SpiffeId, WorkerId};
+
+/// The state of one agent, as `status --json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The agent's version.
+    pub version: String,
+    /// Whose certificate.
+    pub worker_id: WorkerId,
+    /// The worker's SPIFFE id.
+    pub spiffe_id: SpiffeId,
+    /// The certificate directory.
+    pub directory: String,
+    /// When the agent started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: OffsetDateTime,
+    /// The certificate that is published, if any.
+    pub certificate: Option<CertificateMetadata>,
+    /// When the certificate will be renewed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub next_renewal: Option<OffsetDateTime>,
+    /// The last attempt to obtain a certificate and how it ended.
+    pub last_attempt: Option<LastAttempt>,
+    /// Present while attempts fail.
+    pub back_off: Option<BackOff>,
+    /// The certificate authority.
+    pub ca: CaStatus,
+    /// Reloads and proofs; empty where none are configured.
+    pub deliveries: Vec<DeliveryStatus>,
+}
+
+impl AgentStatus {
+    /// Whether the published certificate is valid at `now`. Whether it is still on disk is for the store to say.
+    #[must_use]
+    pub fn certificate_valid(&self, now: OffsetDateTime) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| now < certificate.expires_at)
+    }
+}
+
+/// One attempt to obtain a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastAttempt {
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// The correlation id of its events.
+    pub correlation_id: String,
+    /// Why it failed; absent after success.
+    pub error: Option<EventError>,
+}
+
+/// The state of waiting after a failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackOff {
+    /// Failures in a row.
+    pub failures: u32,
+    /// When the next attempt is due.
+    #[serde(with = "time::serde::rfc3339")]
+    pub next_attempt: OffsetDateTime,
+}
+
+/// What is known of the CA.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaStatus {
+    /// Its URL.
+    pub url: String,
+    /// When it last answered.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_answer: Option<OffsetDateTime>,
+    /// The CA's clock less ours, in seconds, at its last answer.
+    pub clock_skew_seconds: Option<f64>,
+}
+
+/// One configured delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How it last ended.
+    pub result: String,
+}

@@ -1,0 +1,74 @@
+//! Owns the JSON that agent and CA exchange over HTTPS, and its limits.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The largest request body the CA reads, in bytes. Checked before anything is decoded.
+pub const REQUEST_LIMIT: usize = 64 * 1024;
+
+/// The largest reply body the agent reads, in bytes.
+pub const REPLY_LIMIT: usize = 256 * 1024;
+
+/// The header that carries the correlation id of a request, both ways.
+pub const CORRELATION_HEADER: &str = "x-correlation-id";
+
+/// The path that signs.
+pub const CSR_PATH: &str = "/certificates/csr";
+
+/// The path that tells the CA's root.
+pub const ROOT_PATH: &str = "/ca/certificate";
+
+/// Body of `POST /certificates/csr`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsrRequest {
+    /// The CSR as PEM (PKCS#10, RFC 2986).
+    pub csr: String,
+    /// The worker id.
+    pub service_name: String,
+}
+
+/// Answer to `POST /certificates/csr`. Fields that we do not know are ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CsrReply {
+    /// `success`.
+    pub status: String,
+    /// Leaf and intermediates as PEM.
+    pub certificate: String,
+    /// The root or roots as PEM.
+    pub ca_certificate: String,
+    /// Which provider signed. An object with `name`, a text from older CAs.
+    #[serde(default)]
+    pub provider: Value,
+}
+
+/// Answer to `GET /ca/certificate`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootReply {
+    /// The root or roots as PEM.
+    pub ca_certificate: String,
+    /// Which provider.
+    #[serde(default)]
+    pub provider: Value,
+}
+
+/// Body of every error: RFC 9457 problem details, of which older CAs send `detail` only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// A short title, the same for every error of the kind.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// The HTTP status.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub status: u16,
+    /// What is wrong with this request.
+    #[serde(default)]
+    pub detail: String,
+    /// The correlation id of the request.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub correlation_id: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(status: &u16) -> bool {
+    *status == 0
+}
