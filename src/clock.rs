@@ -13,12 +13,14 @@ pub trait Clock: Debug + Send + Sync + 'static {
 }
 
 /// One reading of the clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// Wall time (UTC). May step in either direction.
     pub wall: OffsetDateTime,
     /// Time since boot, suspend included (`CLOCK_BOOTTIME`). Never steps; has no meaning after a reboot.
     pub boot: Duration,
+    /// Time since boot without suspend (`CLOCK_MONOTONIC`), the scale of timers.
+    pub running: Duration,
 }
 
 impl Now {
@@ -30,6 +32,13 @@ impl Now {
         let boot = self.boot.as_secs_f64() - earlier.boot.as_secs_f64();
         wall - boot
     }
+
+    /// How long the machine slept between `earlier` and `self`.
+    #[must_use]
+    pub fn suspended_since(&self, earlier: &Self) -> Duration {
+        let boot = self.boot.saturating_sub(earlier.boot);
+        boot.saturating_sub(self.running.saturating_sub(earlier.running))
+    }
 }
 
 /// The operating system's clocks.
@@ -38,11 +47,8 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Now {
-        let boot = clock_gettime(ClockId::Boottime);
-        Now {
-            wall: SystemTime::now().into(),
-            boot: Duration::new(u64::try_from(boot.tv_sec).unwrap_or(0), u32::try_from(boot.tv_nsec).unwrap_or(0)),
-        }
+        let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+        Now { wall: SystemTime::now().into(), boot: read(ClockId::Boottime), running: read(ClockId::Monotonic) }
     }
 }
 
@@ -92,7 +98,7 @@ pub(crate) mod testing {
         fn now(&self) -> Now {
             let shift = *self.shift.lock().unwrap_or_else(PoisonError::into_inner);
             let elapsed = self.origin.elapsed();
-            Now { wall: shift.wall + elapsed, boot: shift.boot + elapsed }
+            Now { wall: shift.wall + elapsed, boot: shift.boot + elapsed, running: elapsed }
         }
     }
 }
@@ -111,10 +117,15 @@ mod tests {
 
     #[test]
     fn a_step_of_the_wall_clock_is_seen_and_plain_passing_is_not() {
-        let first = Now { wall: OffsetDateTime::UNIX_EPOCH, boot: Duration::from_secs(50) };
-        let passed = Now { wall: first.wall + Duration::from_secs(10), boot: Duration::from_secs(60) };
-        let stepped = Now { wall: first.wall + Duration::from_secs(3610), boot: Duration::from_secs(60) };
+        let at = Duration::from_secs;
+        let first = Now { wall: OffsetDateTime::UNIX_EPOCH, boot: at(50), running: at(40) };
+        let passed = Now { wall: first.wall + at(10), boot: at(60), running: at(50) };
+        let stepped = Now { wall: first.wall + at(3610), boot: at(60), running: at(50) };
+        let slept = Now { wall: first.wall + at(100), boot: at(150), running: at(45) };
         assert!(passed.wall_step_since(&first).abs() < 1e-6);
         assert!((stepped.wall_step_since(&first) - 3600.0).abs() < 1e-6);
+        assert!(slept.wall_step_since(&first).abs() < 1e-6);
+        assert_eq!(slept.suspended_since(&first), at(95));
+        assert_eq!(stepped.suspended_since(&first), at(0));
     }
 }

@@ -8,6 +8,8 @@ pub mod metadata;
 pub mod names;
 
 pub use bundle::{BundleError, CertificateBundle};
+pub use check::{CheckError, Checks, certificate_expiration, verify_certificate_chain};
+pub use csr::generate_csr;
 pub use key::{KeyError, KeyType, PrivateKey};
 pub use metadata::CertificateMetadata;
 pub use names::{DnsName, NameError, RequestedIdentity, SpiffeId, SubjectAltName, TrustDomain, WorkerId};

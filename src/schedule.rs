@@ -1,110 +1,288 @@
-//! Owns the decision when to renew, warn and retry: a pure state machine of (state, input, now, jitter).
+//! Owns the decision when to renew, warn, check and retry: a pure state machine of (state, input, now, jitter).
 
 pub mod backoff;
+pub mod renewal;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use crate::clock::Now;
 
-/// The settings of the schedule.
+use backoff::BackOff;
+pub use renewal::{Fraction, Jitter, RenewalRecord, ScheduleError, Timing, Validity};
+
+/// Decides what is to be done next. It reads no clock, draws no random number and performs nothing: the manager does.
+#[derive(Debug)]
+pub struct Schedule {
+    timing: Timing,
+    tracked: Option<Tracked>,
+    back_off: BackOff,
+    /// Before this time since boot no attempt is made, unless an operator asks.
+    not_before: Duration,
+    requested: Option<RenewReason>,
+    /// The request does not wait for `not_before`.
+    urgent: bool,
+    last_failure: Option<Failure>,
+    last_check: Option<Duration>,
+    last_step: Option<Now>,
+}
+
+/// The certificate in force, as the schedule sees it.
+#[derive(Debug, Clone, Copy)]
+struct Tracked {
+    validity: Validity,
+    record: RenewalRecord,
+    warned: bool,
+    expired: bool,
+}
+
+/// What is to be done now. Ask again after doing it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Timing {
-    /// How often the certificate is checked, at most.
-    pub check_interval: Duration,
-    /// Time left under which `CERT_EXPIRING_SOON` is emitted.
-    pub warn_before: Duration,
-    /// Time left under which the certificate is renewed.
-    pub renew_before: Duration,
-    /// For lifetimes of 30 days and less: the part of the lifetime after which to renew, drawn from this range.
-    pub renew_fraction: Fraction,
-    /// The least time between two attempts, whatever the clock says.
-    pub min_interval: Duration,
-    /// The longest wait between two attempts that fail because the CA is unavailable.
-    pub max_back_off: Duration,
-    /// The wait after the CA refused.
-    pub refused_interval: Duration,
+pub enum Step {
+    /// The wall clock was set by this many seconds (positive: forward).
+    ClockStepped(f64),
+    /// The machine slept for about this long.
+    Suspended(Duration),
+    /// The certificate has expired: say so, once.
+    ReportExpired,
+    /// The certificate has little time left: say so, once.
+    ReportExpiring,
+    /// Compare the files with what was published; observe metrics.
+    Check,
+    /// Obtain a certificate.
+    Renew(RenewReason),
+    /// Nothing before this has passed. Sleep in slices of at most [`SLICE`] and ask again after each, so that a clock
+    /// step or a suspend is noticed.
+    Wait(Duration),
 }
 
-/// A range within the lifetime of a certificate, `0 < from <= to < 1`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fraction {
-    from: f64,
-    to: f64,
+/// Why a certificate is to be obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenewReason {
+    /// There is none.
+    Missing,
+    /// It has expired.
+    Expired,
+    /// Its renewal instant has come.
+    Due,
+    /// An operator asked (`renew`, SIGUSR1).
+    Operator,
+    /// The certificate in force is not what the configuration asks for now.
+    Changed,
 }
 
-/// A number in `[0, 1)` drawn once for each certificate and kept with it, so that neither a restart nor a re-evaluation
-/// bunches a fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct Jitter(f64);
-
-/// What is kept beside a certificate in its generation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RenewalRecord {
-    /// The certificate's jitter.
-    pub jitter: Jitter,
-    /// When it was installed, by the wall clock.
-    #[serde(with = "time::serde::rfc3339")]
-    pub installed_at: OffsetDateTime,
+/// How an attempt failed, as far as the next one depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The CA did not answer, or the disk did not take the result: back-off.
+    Transient,
+    /// The CA asked to wait at least this long.
+    RateLimited(Duration),
+    /// The CA refused, its reply was not fit, or our credential is: slowly, until something changes.
+    Refused,
 }
 
-impl Fraction {
-    /// A range of parts of a lifetime.
-    ///
-    /// # Errors
-    /// Unless `0 < from <= to < 1`.
-    pub fn new(from: f64, to: f64) -> Result<Self, ScheduleError> {
-        if from > 0.0 && from <= to && to < 1.0 { Ok(Self { from, to }) } else { Err(ScheduleError::Fraction) }
-    }
-}
-
-impl Jitter {
-    /// A jitter of a given value.
-    ///
-    /// # Errors
-    /// Unless `0 <= value < 1`.
-    pub fn new(value: f64) -> Result<Self, ScheduleError> {
-        if (0.0..1.0).contains(&value) { Ok(Self(value)) } else { Err(ScheduleError::Jitter) }
-    }
-}
-
-impl TryFrom<f64> for Jitter {
-    type Error = ScheduleError;
-
-    fn try_from(value: f64) -> Result<Self, ScheduleError> {
-        Self::new(value)
-    }
-}
-
-impl From<Jitter> for f64 {
-    fn from(jitter: Jitter) -> Self {
-        jitter.0
-    }
-}
-
-/// A value that a schedule cannot use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
-    /// A fraction range out of order.
-    #[error("expected two numbers with 0 < from <= to < 1")]
-    Fraction,
-    /// A jitter out of range.
-    #[error("expected a number from 0 up to but not including 1")]
-    Jitter,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(86_400);
+impl Schedule {
+    /// A schedule without a certificate: the first step is to obtain one.
+    #[must_use]
+    pub fn new(timing: Timing) -> Self {
         Self {
-            check_interval: Duration::from_secs(3600),
-            warn_before: DAY * 30,
-            renew_before: DAY * 7,
-            renew_fraction: Fraction { from: 0.5, to: 0.7 },
-            min_interval: Duration::from_secs(10),
-            max_back_off: Duration::from_secs(60),
-            refused_interval: Duration::from_secs(300),
+            timing,
+            tracked: None,
+            back_off: BackOff::new(timing.max_back_off),
+            not_before: Duration::ZERO,
+            requested: None,
+            urgent: false,
+            last_failure: None,
+            last_check: None,
+            last_step: None,
         }
     }
+
+    /// A certificate is in force: issued just now, or adopted from the disk.
+    pub fn installed(&mut self, validity: Validity, record: RenewalRecord, now: Now) {
+        self.tracked = Some(Tracked { validity, record, warned: false, expired: false });
+        self.back_off.reset();
+        self.requested = None;
+        self.urgent = false;
+        self.last_failure = None;
+        self.not_before = now.boot.saturating_add(self.timing.min_interval);
+    }
+
+    /// An existing certificate was taken over: an attempt may follow at once, if it is due.
+    pub fn adopted(&mut self, validity: Validity, record: RenewalRecord) {
+        self.tracked = Some(Tracked { validity, record, warned: false, expired: false });
+    }
+
+    /// An attempt failed. Returns how long the next one is away.
+    pub fn failed(&mut self, failure: Failure, now: Now, jitter: Jitter) -> Duration {
+        let back_off = self.back_off.next_wait(jitter);
+        let wait = match failure {
+            Failure::Transient => back_off,
+            Failure::RateLimited(asked) => back_off.max(asked.min(RETRY_AFTER_LIMIT)),
+            Failure::Refused => self.slow_wait(now).mul_f64(0.75 + 0.5 * f64::from(jitter)),
+        };
+        self.last_failure = Some(failure);
+        self.not_before = now.boot.saturating_add(wait);
+        self.urgent = false;
+        // A refusal answers an operator's request; what is due for other reasons stays due.
+        if failure == Failure::Refused && self.requested == Some(RenewReason::Operator) {
+            self.requested = None;
+        }
+        wait
+    }
+
+    /// Asks for an attempt: an operator's comes at once, and others as soon as the minimum interval allows.
+    pub fn request(&mut self, reason: RenewReason) {
+        if reason == RenewReason::Operator {
+            self.urgent = true;
+        }
+        self.requested = Some(reason);
+    }
+
+    /// A token or root file changed: what was refused may now be granted.
+    pub fn credential_changed(&mut self, now: Now) {
+        if self.last_failure == Some(Failure::Refused) {
+            self.not_before = self.not_before.min(now.boot.saturating_add(CREDENTIAL_SETTLE));
+        }
+    }
+
+    /// When the certificate in force is to be renewed, by the wall clock.
+    #[must_use]
+    pub fn next_renewal(&self) -> Option<time::OffsetDateTime> {
+        let tracked = self.tracked?;
+        Some(self.timing.renewal_instant(tracked.validity, tracked.record))
+    }
+
+    /// Failures since the last success.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.back_off.failures()
+    }
+
+    /// What is to be done now.
+    pub fn step(&mut self, now: Now) -> Step {
+        if let Some(step) = self.clock_step(now) {
+            return step;
+        }
+        if let Some(step) = self.report(now) {
+            return step;
+        }
+        let check_interval = self.check_interval();
+        let check_at = self.last_check.map_or(now.boot, |last| last.saturating_add(check_interval));
+        if now.boot >= check_at {
+            self.last_check = Some(now.boot);
+            return Step::Check;
+        }
+        let wanted = self.wanted(now);
+        if let Some(reason) = wanted
+            && (now.boot >= self.not_before || self.urgent)
+        {
+            return Step::Renew(reason);
+        }
+        let mut wait = check_at.saturating_sub(now.boot);
+        if wanted.is_some() {
+            wait = wait.min(self.not_before.saturating_sub(now.boot));
+        }
+        for instant in self.instants() {
+            if let Ok(until) = Duration::try_from(instant - now.wall) {
+                wait = wait.min(until);
+            }
+        }
+        Step::Wait(wait.max(SHORTEST_WAIT))
+    }
+
+    /// Steps of the wall clock and suspends since the last step, each reported once.
+    fn clock_step(&mut self, now: Now) -> Option<Step> {
+        let last = self.last_step.replace(now)?;
+        let step = now.wall_step_since(&last);
+        if step.abs() > NOTICEABLE.as_secs_f64() {
+            return Some(Step::ClockStepped(step));
+        }
+        let suspended = now.suspended_since(&last);
+        (suspended > NOTICEABLE).then_some(Step::Suspended(suspended))
+    }
+
+    fn report(&mut self, now: Now) -> Option<Step> {
+        let timing = self.timing;
+        let tracked = self.tracked.as_mut()?;
+        let expired = now.wall >= tracked.validity.not_after;
+        let expiring = now.wall >= timing.warning_instant(tracked.validity);
+        // After a step backwards the next crossing is news again.
+        if !expired {
+            tracked.expired = false;
+        }
+        if !expiring {
+            tracked.warned = false;
+        }
+        if expired && !tracked.expired {
+            tracked.expired = true;
+            tracked.warned = true;
+            return Some(Step::ReportExpired);
+        }
+        if expiring && !tracked.warned {
+            tracked.warned = true;
+            return Some(Step::ReportExpiring);
+        }
+        None
+    }
+
+    fn wanted(&self, now: Now) -> Option<RenewReason> {
+        if self.urgent {
+            return self.requested;
+        }
+        let Some(tracked) = self.tracked else { return Some(RenewReason::Missing) };
+        if now.wall >= tracked.validity.not_after {
+            return Some(RenewReason::Expired);
+        }
+        if now.wall >= self.timing.renewal_instant(tracked.validity, tracked.record) {
+            return Some(RenewReason::Due);
+        }
+        self.requested
+    }
+
+    /// The wall-clock instants at which something is to be done for the certificate in force.
+    fn instants(&self) -> impl Iterator<Item = time::OffsetDateTime> + use<> {
+        let timing = self.timing;
+        self.tracked.into_iter().flat_map(move |tracked| {
+            [
+                timing.renewal_instant(tracked.validity, tracked.record),
+                timing.warning_instant(tracked.validity),
+                tracked.validity.not_after,
+            ]
+        })
+    }
+
+    /// Certificates of short life are checked more often: ten times in their life.
+    fn check_interval(&self) -> Duration {
+        let tenth = self.tracked.map_or(Duration::MAX, |tracked| tracked.validity.lifetime() / 10);
+        self.timing.check_interval.min(tenth.max(SHORTEST_CHECK))
+    }
+
+    /// The wait after a refusal, shortened where the certificate would otherwise expire without another try.
+    fn slow_wait(&self, now: Now) -> Duration {
+        let left = self.tracked.and_then(|tracked| Duration::try_from(tracked.validity.not_after - now.wall).ok());
+        let quarter = left.filter(|left| !left.is_zero()).map_or(Duration::MAX, |left| left / 4);
+        self.timing.refused_interval.min(quarter.max(self.timing.min_interval))
+    }
 }
+
+/// The longest sleep: two wake-ups a minute when idle.
+pub const SLICE: Duration = Duration::from_secs(30);
+
+/// The shortest wait: whatever the clocks say, the loop does not run hot.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+
+/// Certificates that live minutes are not checked more often.
+const SHORTEST_CHECK: Duration = Duration::from_secs(30);
+
+/// Smaller steps of the wall clock are a time daemon's work, and shorter suspends need no word.
+const NOTICEABLE: Duration = Duration::from_secs(10);
+
+/// A CA cannot silence an agent for longer.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Between a change of a credential file and the attempt with it.
+const CREDENTIAL_SETTLE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

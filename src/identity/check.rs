@@ -1,11 +1,208 @@
-//! Owns the checks between what a CA returns and what is installed.
+//! Owns the checks between what a CA returns, or the disk holds, and what is installed.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use time::OffsetDateTime;
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
 
-use crate::printable::printable;
+use super::bundle::{BundleError, CertificateBundle};
+use super::key::PrivateKey;
+use super::names::RequestedIdentity;
+use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+
+/// The checks on a certificate for `identity` at `now`.
+#[derive(Debug, Clone, Copy)]
+pub struct Checks<'a> {
+    /// What was asked for.
+    pub identity: &'a RequestedIdentity,
+    /// The wall time.
+    pub now: OffsetDateTime,
+    /// How far in the future `notBefore` may lie.
+    pub allowed_skew: Duration,
+}
+
+/// Why a certificate is not installed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// It does not parse, is too long, or is for another key.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The chain does not lead to a configured root, or something in it is not valid for TLS.
+    #[error("the chain does not verify to the configured roots: {0}")]
+    Chain(String),
+    /// The names are not exactly those asked for.
+    #[error("the names are not those asked for: missing [{missing}], unexpected [{unexpected}]")]
+    Names {
+        /// Names that were asked for and are not there, comma separated.
+        missing: String,
+        /// Names that are there and were not asked for, comma separated.
+        unexpected: String,
+    },
+    /// The common name is another worker's.
+    #[error("the subject's common name is `{found}`, expected `{expected}`")]
+    CommonName {
+        /// The worker id.
+        expected: String,
+        /// What the certificate says.
+        found: String,
+    },
+    /// `notBefore` is further in the future than the allowed skew.
+    #[error("not valid before {not_before}, and it is {now} here; compare this machine's clock with the CA's")]
+    NotYetValid {
+        /// `notBefore`.
+        not_before: OffsetDateTime,
+        /// Our wall time.
+        now: OffsetDateTime,
+    },
+    /// `notAfter` has passed.
+    #[error("expired at {not_after}, and it is {now} here")]
+    Expired {
+        /// `notAfter`.
+        not_after: OffsetDateTime,
+        /// Our wall time.
+        now: OffsetDateTime,
+    },
+    /// It is a CA certificate.
+    #[error("it is a CA certificate (basicConstraints CA:TRUE); a worker's must not be")]
+    IsCa,
+    /// Key usage lacks digital signature, or allows signing certificates or CRLs.
+    #[error("key usage does not fit: {0}")]
+    KeyUsage(&'static str),
+    /// Extended key usage is present and lacks server or client authentication.
+    #[error("extended key usage does not fit: expected serverAuth and clientAuth, or no such extension")]
+    ExtendedKeyUsage,
+    /// An extension does not parse.
+    #[error("its extensions do not parse: {0}")]
+    Extensions(&'static str),
+}
+
+impl CheckError {
+    /// A fixed label for metrics and events.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bundle(BundleError::KeyMismatch) => "key_mismatch",
+            Self::Bundle(_) => "unreadable_certificate",
+            Self::Chain(_) => "untrusted_chain",
+            Self::Names { .. } | Self::CommonName { .. } => "wrong_names",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::Expired { .. } => "expired",
+            Self::IsCa => "is_ca",
+            Self::KeyUsage(_) => "key_usage",
+            Self::ExtendedKeyUsage => "extended_key_usage",
+            Self::Extensions(_) => "extensions",
+        }
+    }
+
+    /// Whether the certificate, though not what is asked for now, still is one that the worker can use meanwhile.
+    #[must_use]
+    pub fn still_usable(&self) -> bool {
+        matches!(self, Self::Names { .. })
+    }
+}
+
+impl Checks<'_> {
+    /// Makes a bundle of what a CA returned for `key`, if every check passes: the leaf's public key is ours; the chain
+    /// verifies to `roots`; subject and names are exactly those asked for, with one URI (SPIFFE X.509-SVID, section 2);
+    /// it is valid now; extended key usage, key usage and basic constraints fit.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn accept(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKey,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<CertificateBundle, CheckError> {
+        let bundle = CertificateBundle::new(chain, key, roots)?;
+        self.check(&bundle)?;
+        Ok(bundle)
+    }
+
+    /// The same checks on a bundle that exists. Names are checked last: see [`CheckError::still_usable`].
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn check(&self, bundle: &CertificateBundle) -> Result<(), CheckError> {
+        let (_, leaf) = X509Certificate::from_der(&bundle.chain()[0])
+            .map_err(|_| CheckError::Extensions("the certificate is not DER"))?;
+        check_constraints(&leaf)?;
+        self.check_validity(bundle.not_before(), bundle.not_after())?;
+        // Within the skew allowed, the chain is verified as of its first valid second.
+        verify_certificate_chain(bundle.chain(), bundle.roots(), self.now.max(bundle.not_before()))?;
+        self.check_names(&leaf)
+    }
+
+    fn check_validity(&self, not_before: OffsetDateTime, not_after: OffsetDateTime) -> Result<(), CheckError> {
+        let skew = time::Duration::try_from(self.allowed_skew).unwrap_or(time::Duration::MAX);
+        if not_before > self.now.saturating_add(skew) {
+            return Err(CheckError::NotYetValid { not_before, now: self.now });
+        }
+        if self.now >= not_after {
+            return Err(CheckError::Expired { not_after, now: self.now });
+        }
+        Ok(())
+    }
+
+    fn check_names(&self, leaf: &X509Certificate<'_>) -> Result<(), CheckError> {
+        let worker = self.identity.worker_id.as_str();
+        for common_name in leaf.subject().iter_common_name() {
+            let found = common_name.as_str().unwrap_or("(not text)");
+            if found != worker {
+                let found = printable(found, 80);
+                return Err(CheckError::CommonName { expected: worker.to_owned(), found });
+            }
+        }
+        let found = names_of(leaf).ok_or(CheckError::Extensions("subjectAltName"))?;
+        let asked: Vec<String> = self.identity.names.iter().map(ToString::to_string).collect();
+        let missing: Vec<&str> = asked.iter().filter(|name| !found.contains(name)).map(String::as_str).collect();
+        let unexpected: Vec<&str> = found.iter().filter(|name| !asked.contains(name)).map(String::as_str).collect();
+        if missing.is_empty() && unexpected.is_empty() {
+            return Ok(());
+        }
+        let list = |names: &[&str]| printable(&names.join(", "), FOREIGN_TEXT_LIMIT);
+        Err(CheckError::Names { missing: list(&missing), unexpected: list(&unexpected) })
+    }
+}
+
+/// Verifies a chain, leaf first, to one of `roots` at `now`, for use as TLS server and client (RFC 5280, section 6).
+///
+/// # Errors
+/// When `chain` is empty, a root is no CA certificate, or there is no valid path.
+pub fn verify_certificate_chain(
+    chain: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'_>],
+    now: OffsetDateTime,
+) -> Result<(), CheckError> {
+    let fail = |error: webpki::Error| CheckError::Chain(printable(&error.to_string(), FOREIGN_TEXT_LIMIT));
+    let (leaf, intermediates) = chain.split_first().ok_or_else(|| CheckError::Chain("it is empty".to_owned()))?;
+    let anchors = trust_anchors(roots)?;
+    let leaf = EndEntityCert::try_from(leaf).map_err(fail)?;
+    let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
+        leaf.verify_for_usage(algorithms, &anchors, intermediates, time, usage, None, None).map_err(
+            |error| match error {
+                webpki::Error::RequiredEkuNotFoundContext(_) => CheckError::ExtendedKeyUsage,
+                other => fail(other),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// When the leaf of `bundle` expires.
+#[must_use]
+pub fn certificate_expiration(bundle: &CertificateBundle) -> OffsetDateTime {
+    bundle.not_after()
+}
 
 /// The SANs of `certificate` as `DNS:…`, `IP:…`, `URI:…`, and other kinds as `other:…`; printable, sorted. `None` when
 /// the extension does not parse.
@@ -28,6 +225,41 @@ pub(crate) fn general_name(name: &GeneralName<'_>) -> String {
         other => format!("other:{other}"),
     };
     printable(&text, 300)
+}
+
+/// webpki takes any certificate as an anchor; a root must be a CA, or pinning a leaf would make it one.
+fn trust_anchors<'a>(roots: &'a [CertificateDer<'_>]) -> Result<Vec<TrustAnchor<'a>>, CheckError> {
+    roots
+        .iter()
+        .map(|root| {
+            let is_ca = X509Certificate::from_der(root).is_ok_and(|(_, root)| root.is_ca());
+            if !is_ca {
+                return Err(CheckError::Chain("a configured root is not a CA certificate".to_owned()));
+            }
+            anchor_from_trusted_cert(root).map_err(|error| CheckError::Chain(error.to_string()))
+        })
+        .collect()
+}
+
+fn check_constraints(leaf: &X509Certificate<'_>) -> Result<(), CheckError> {
+    let constraints = leaf.basic_constraints().map_err(|_| CheckError::Extensions("basicConstraints"))?;
+    if constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(CheckError::IsCa);
+    }
+    let usage = leaf.key_usage().map_err(|_| CheckError::Extensions("keyUsage"))?;
+    if let Some(usage) = usage {
+        if usage.value.key_cert_sign() || usage.value.crl_sign() {
+            return Err(CheckError::KeyUsage("it allows signing certificates or CRLs"));
+        }
+        if !usage.value.digital_signature() {
+            return Err(CheckError::KeyUsage("it does not allow digital signature, which TLS needs"));
+        }
+    }
+    let extended = leaf.extended_key_usage().map_err(|_| CheckError::Extensions("extendedKeyUsage"))?;
+    if extended.is_some_and(|usage| !(usage.value.server_auth && usage.value.client_auth)) {
+        return Err(CheckError::ExtendedKeyUsage);
+    }
+    Ok(())
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
