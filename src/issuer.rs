@@ -1,7 +1,6 @@
 //! Owns the contract between the agent and any certificate authority: [`Issuer`], what it is asked, how it fails.
 
 pub mod crank;
-pub mod tls;
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,6 +13,9 @@ use crate::identity::{CertificateBundle, RequestedIdentity};
 pub trait Issuer: Send + Sync {
     /// Asks for one certificate. Takes no longer than the configured deadline, and reads no more than the limits allow.
     fn issue(&self, order: &Order<'_>) -> impl Future<Output = Result<Issued, IssueError>> + Send;
+
+    /// Where it is, for people.
+    fn url(&self) -> &str;
 }
 
 /// What is asked for.
@@ -59,6 +61,8 @@ pub enum IssueErrorKind {
     Unavailable,
     /// Asked to slow down (429, or 503 with Retry-After): retry not before that time.
     RateLimited(Option<Duration>),
+    /// The credential is not accepted (401, or a TLS alert about our certificate): retry slowly, or with another.
+    Unauthenticated,
     /// Understood and refused: retry slowly, since policy may change.
     Refused,
     /// The reply breaks the protocol.
@@ -82,6 +86,7 @@ impl IssueError {
         match self.kind {
             IssueErrorKind::Unavailable => "ca_unavailable",
             IssueErrorKind::RateLimited(_) => "rate_limited",
+            IssueErrorKind::Unauthenticated => "unauthenticated",
             IssueErrorKind::Refused => "refused",
             IssueErrorKind::BrokenReply => "broken_reply",
             IssueErrorKind::Untrusted => "untrusted_ca",

@@ -1,5 +1,6 @@
 //! Keeps a worker in possession of a valid mTLS certificate.
 
+pub mod bounded;
 pub mod clock;
 pub mod config;
 pub mod events;
@@ -9,4 +10,5 @@ pub mod printable;
 pub mod schedule;
 pub mod serve;
 pub mod status;
+pub mod tls;
 pub mod wire;

@@ -1,1 +1,0 @@
-//! Owns the TLS client settings toward a CA.
