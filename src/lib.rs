@@ -3,6 +3,7 @@
 pub mod bounded;
 pub mod clock;
 pub mod config;
+pub mod duration;
 pub mod events;
 pub mod identity;
 pub mod issuer;
