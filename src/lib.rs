@@ -12,4 +12,5 @@ pub mod schedule;
 pub mod serve;
 pub mod status;
 pub mod tls;
+pub mod tasks;
 pub mod wire;
