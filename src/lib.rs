@@ -7,6 +7,7 @@ pub mod duration;
 pub mod events;
 pub mod identity;
 pub mod issuer;
+pub mod metrics;
 pub mod printable;
 pub mod schedule;
 pub mod serve;

@@ -1,0 +1,236 @@
+//! Owns the metrics: their names, what moves them, and their text form for Prometheus.
+
+use prometheus::{
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, TextEncoder, core::Collector,
+};
+use time::OffsetDateTime;
+
+use crate::events::{CertificateEvent, EventRecord};
+use crate::status::AgentStatus;
+
+/// The metrics of one agent, on a registry of their own. Cheap to clone; clones share their values.
+///
+/// Fed by events ([`observe_event`](Self::observe_event)) and by status ([`observe_status`](Self::observe_status)).
+/// Gauges whose value is not known yet are absent; counters are there from the start with 0, so that `rate()` sees
+/// the first increment.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    expiration: Histogram,
+    issuance: Counter,
+    renewal: Counter,
+    errors: IntCounterVec,
+    ca_unavailable: Counter,
+    events: IntCounterVec,
+    not_after: OptionalGauge,
+    not_before: OptionalGauge,
+    next_renewal: OptionalGauge,
+    last_success: OptionalGauge,
+    back_off: Gauge,
+    consecutive_failures: Gauge,
+    clock_skew: OptionalGauge,
+    ready: OptionalGauge,
+}
+
+/// A metric that cannot be registered, or an exposition that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics: cannot {what}")]
+pub struct MetricsError {
+    what: &'static str,
+    #[source]
+    source: prometheus::Error,
+}
+
+/// The values of the label `type` of `crank_cert_errors_total`. An error of another kind counts under the class of its
+/// event: `validation`, `publish`, `configuration`, else `other`.
+pub const ERROR_TYPES: [&str; 10] = [
+    "ca_unavailable",
+    "rate_limited",
+    "refused",
+    "broken_reply",
+    "untrusted_ca",
+    "credential",
+    "validation",
+    "publish",
+    "configuration",
+    "other",
+];
+
+/// The media type of [`Metrics::render`] (Prometheus text format 0.0.4).
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Metrics {
+    /// Makes and registers all metrics.
+    ///
+    /// # Errors
+    /// When two of them clash; with the fixed names here, never.
+    pub fn new() -> Result<Self, MetricsError> {
+        Self::register().map_err(|source| MetricsError { what: "register", source })
+    }
+
+    /// Counts what happened.
+    pub fn observe_event(&self, record: &EventRecord) {
+        self.events.with_label_values(&[record.event.name()]).inc();
+        match record.event {
+            CertificateEvent::CertIssued => self.issuance.inc(),
+            CertificateEvent::CertRenewed => self.renewal.inc(),
+            CertificateEvent::CaUnavailable => self.ca_unavailable.inc(),
+            _ => {}
+        }
+        if let Some(error) = &record.error {
+            self.errors.with_label_values(&[error_type(&error.kind, record.event)]).inc();
+        }
+    }
+
+    /// Takes over the state at `now`, and adds the time until expiry to the histogram: to be called once for every
+    /// check of the certificate and every installation, which is whenever a status is published.
+    pub fn observe_status(&self, status: &AgentStatus, now: OffsetDateTime) {
+        let certificate = status.certificate.as_ref();
+        if let Some(certificate) = certificate {
+            // An expired certificate counts as 0, since the sum of a histogram may not go down.
+            self.expiration.observe((certificate.expires_at - now).as_seconds_f64().max(0.0));
+        }
+        self.not_after.set(certificate.map(|certificate| timestamp(certificate.expires_at)));
+        self.not_before.set(certificate.map(|certificate| timestamp(certificate.not_before)));
+        self.next_renewal.set(status.next_renewal.map(timestamp));
+        if let Some(attempt) = status.last_attempt.as_ref().filter(|attempt| attempt.error.is_none()) {
+            self.last_success.set(Some(timestamp(attempt.at)));
+        }
+        let back_off = status.back_off.as_ref();
+        self.back_off.set(back_off.map_or(0.0, |state| (state.next_attempt - now).as_seconds_f64().max(0.0)));
+        self.consecutive_failures.set(back_off.map_or(0.0, |state| f64::from(state.failures)));
+        self.clock_skew.set(status.ca.clock_skew_seconds);
+    }
+
+    /// All metrics as text of type [`CONTENT_TYPE`], with `ready` as the value of `crank_agent_ready`.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn render(&self, ready: bool) -> Result<String, MetricsError> {
+        self.ready.set(Some(f64::from(u8::from(ready))));
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .map_err(|source| MetricsError { what: "write the text form", source })
+    }
+
+    fn register() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let build = gauge(
+            &registry,
+            Opts::new("crank_agent_build_info", "Always 1; the version is in the label.")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1.0);
+        let errors = counters(&registry, "crank_cert_errors_total", "Failures, by type.", "type", &ERROR_TYPES)?;
+        let event_names = CertificateEvent::ALL.map(CertificateEvent::name);
+        let events = counters(&registry, "crank_cert_events_total", "Events, by name.", "event", &event_names)?;
+        let expiration = HistogramOpts::new(
+            "crank_cert_expiration_seconds",
+            "Time until the certificate expires, at each check and installation.",
+        );
+        let optional = |name, help| OptionalGauge::register(&registry, name, help);
+        Ok(Self {
+            expiration: add(&registry, Histogram::with_opts(expiration.buckets(EXPIRATION_BUCKETS.to_vec()))?)?,
+            issuance: counter(&registry, "crank_cert_issuance_total", "First certificates put on disk.")?,
+            renewal: counter(&registry, "crank_cert_renewal_total", "Certificates that replaced another on disk.")?,
+            errors,
+            ca_unavailable: counter(&registry, "crank_ca_unavailable_total", "Times the CA gave no useful answer.")?,
+            events,
+            not_after: optional("crank_cert_not_after_timestamp_seconds", "notAfter of the certificate on disk.")?,
+            not_before: optional("crank_cert_not_before_timestamp_seconds", "notBefore of the certificate on disk.")?,
+            next_renewal: optional("crank_cert_next_renewal_timestamp_seconds", "When renewal is planned.")?,
+            last_success: optional("crank_cert_last_success_timestamp_seconds", "Last success with the CA.")?,
+            back_off: gauge(&registry, Opts::new("crank_cert_back_off_seconds", "Current back-off; 0 when none."))?,
+            consecutive_failures: gauge(
+                &registry,
+                Opts::new("crank_cert_consecutive_failures", "Failed attempts since the last success."),
+            )?,
+            clock_skew: optional("crank_ca_clock_skew_seconds", "The CA's clock less ours, at its last answer.")?,
+            ready: optional("crank_agent_ready", "1 when a usable certificate is on disk now, by the clock.")?,
+            registry,
+        })
+    }
+}
+
+/// A gauge that is absent from the text form while it has no value.
+#[derive(Debug, Clone)]
+struct OptionalGauge(GaugeVec);
+
+impl OptionalGauge {
+    fn register(registry: &Registry, name: &str, help: &str) -> Result<Self, prometheus::Error> {
+        Ok(Self(add(registry, GaugeVec::new(Opts::new(name, help), &[])?)?))
+    }
+
+    fn set(&self, value: Option<f64>) {
+        match value {
+            Some(value) => self.0.with_label_values(&[] as &[&str]).set(value),
+            None => self.0.reset(),
+        }
+    }
+}
+
+fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> Result<M, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, opts: Opts) -> Result<Gauge, prometheus::Error> {
+    add(registry, Gauge::with_opts(opts)?)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<Counter, prometheus::Error> {
+    add(registry, Counter::new(name, help)?)
+}
+
+/// A counter for each of `values`, all there from the start.
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = add(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)?;
+    for value in values {
+        counters.with_label_values(&[value]);
+    }
+    Ok(counters)
+}
+
+/// One of [`ERROR_TYPES`]: events can come from anywhere, label values cannot.
+fn error_type(kind: &str, event: CertificateEvent) -> &'static str {
+    let known = ERROR_TYPES.into_iter().find(|known| *known == kind);
+    known.unwrap_or(match event {
+        CertificateEvent::ValidationFailed => "validation",
+        CertificateEvent::PublishFailed => "publish",
+        CertificateEvent::ConfigRejected => "configuration",
+        _ => "other",
+    })
+}
+
+fn timestamp(at: OffsetDateTime) -> f64 {
+    (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
+}
+
+const HOUR: f64 = 3_600.0;
+const DAY: f64 = 24.0 * HOUR;
+
+const EXPIRATION_BUCKETS: [f64; 14] = [
+    60.0,
+    300.0,
+    900.0,
+    HOUR,
+    6.0 * HOUR,
+    DAY,
+    3.0 * DAY,
+    7.0 * DAY,
+    14.0 * DAY,
+    30.0 * DAY,
+    60.0 * DAY,
+    90.0 * DAY,
+    180.0 * DAY,
+    365.0 * DAY,
+];
+
+#[cfg(test)]
+mod tests;
