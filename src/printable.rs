@@ -16,7 +16,7 @@ pub fn printable(text: &str, limit: usize) -> String {
             line.push('…');
             break;
         }
-        if character.is_control() || is_invisible(character) {
+        if is_unprintable(character) {
             line.extend(character.escape_default());
         } else {
             line.push(character);
@@ -27,6 +27,11 @@ pub fn printable(text: &str, limit: usize) -> String {
 
 /// The longest foreign text that an error, event or log line carries, in characters.
 pub const FOREIGN_TEXT_LIMIT: usize = 512;
+
+/// Whether `character` moves the cursor, hides, or changes direction.
+pub(crate) fn is_unprintable(character: char) -> bool {
+    character.is_control() || is_invisible(character)
+}
 
 /// Line separators, zero-width and bidirectional controls: text that would not print as it reads.
 fn is_invisible(character: char) -> bool {
@@ -43,7 +48,7 @@ mod tests {
         #[test]
         fn is_always_one_short_printable_line(text in any::<String>(), limit in 0_usize..100) {
             let line = printable(&text, limit);
-            prop_assert!(!line.chars().any(|c| c.is_control() || is_invisible(c)));
+            prop_assert!(!line.chars().any(is_unprintable));
             // An escape takes at most 10 characters.
             prop_assert!(line.chars().count() <= limit * 10 + 1);
         }

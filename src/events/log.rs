@@ -1,1 +1,184 @@
-//! Owns the log lines.
+//! Owns the log: where lines go, what they look like, and the line of each event.
+//!
+//! JSON lines go to standard output, the convention of containers; lines for people go to standard error. In either
+//! form one line is one event or message, and no text from outside can break it or reach a terminal as a control
+//! sequence. Lines pass through a bounded queue and are dropped when their reader stalls, so logging never blocks.
+
+mod line;
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tracing::Dispatch;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, JsonFields};
+use tracing_subscriber::layer::SubscriberExt;
+
+use super::{EventRecord, Severity};
+use crate::clock::Clock;
+use crate::config::{LogConfig, LogFormat};
+use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use line::{JsonLine, PrettyLine};
+
+/// Keeps the log open; what is queued is written when it is dropped, for at most a second or so.
+#[must_use = "the log ends when the guard is dropped"]
+#[derive(Debug)]
+pub struct LogGuard {
+    dropped: ErrorCounter,
+    _worker: WorkerGuard,
+}
+
+impl LogGuard {
+    /// How many lines were dropped since the start because their reader stalled.
+    #[must_use]
+    pub fn dropped_lines(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+}
+
+/// A log that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter does not parse.
+    #[error("log filter `{filter}`: expected directives such as `info` or `crank_agent=debug`")]
+    Filter {
+        /// The filter, made printable.
+        filter: String,
+        /// Where it goes wrong.
+        #[source]
+        source: ParseError,
+    },
+    /// The process has a log already.
+    #[error("the process has a tracing subscriber already")]
+    AlreadyOpen,
+}
+
+/// Opens the log of the process. For programs: a library leaves the global subscriber to the program that uses it.
+///
+/// Events are in the log when the filter admits the target `crank_agent::event` at their level.
+///
+/// # Errors
+/// When the filter does not parse, or the process has a log already.
+pub fn init(config: &LogConfig, clock: Arc<dyn Clock>) -> Result<LogGuard, LogError> {
+    let filter = parse_filter(&config.filter)?;
+    let terminal = io::stderr().is_terminal();
+    let (style, output): (Style, Box<dyn Write + Send>) = match config.format {
+        LogFormat::Json => (Style::Json, Box::new(io::stdout())),
+        LogFormat::Auto if !terminal => (Style::Json, Box::new(io::stdout())),
+        // https://no-color.org
+        _ => match terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
+            true => (Style::Colored, Box::new(io::stderr())),
+            false => (Style::Plain, Box::new(io::stderr())),
+        },
+    };
+    let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
+    let (writer, worker) = queue.finish(output);
+    let dropped = writer.error_counter();
+    let dispatch = dispatch(style, filter, clock, writer);
+    tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogError::AlreadyOpen)?;
+    Ok(LogGuard { dropped, _worker: worker })
+}
+
+/// Checks a filter without using it.
+///
+/// # Errors
+/// When the filter does not parse.
+pub fn check_filter(filter: &str) -> Result<(), LogError> {
+    parse_filter(filter).map(drop)
+}
+
+/// Logs one event; to be subscribed to an [`EventBus`](super::EventBus).
+///
+/// In JSON the line is the record itself with a `level` added. Other subscribers see a readable message and the JSON
+/// text in the field `record`.
+pub fn log_event(record: &EventRecord) {
+    let message = summary(record);
+    let level = match record.severity {
+        Severity::Info => "INFO",
+        Severity::Warning => "WARN",
+        Severity::Error | Severity::Critical => "ERROR",
+    };
+    // Serialising strings, numbers and times does not fail; were it to, the message would still say it all.
+    let json = serde_json::to_string(&Leveled { level, record }).unwrap_or_default();
+    let json = json.as_str();
+    match record.severity {
+        Severity::Info => tracing::info!(target: EVENT_TARGET, record = json, "{message}"),
+        Severity::Warning => tracing::warn!(target: EVENT_TARGET, record = json, "{message}"),
+        Severity::Error | Severity::Critical => tracing::error!(target: EVENT_TARGET, record = json, "{message}"),
+    }
+}
+
+/// The `tracing` target of events. Below the crate's own name, so that a filter `crank_agent=…` covers it.
+pub const EVENT_TARGET: &str = "crank_agent::event";
+
+/// The most lines that wait for their reader.
+const QUEUE_LINES: usize = 1_024;
+
+/// The form of lines, decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Json,
+    Plain,
+    Colored,
+}
+
+#[derive(Serialize)]
+struct Leveled<'a> {
+    level: &'static str,
+    #[serde(flatten)]
+    record: &'a EventRecord,
+}
+
+fn dispatch<W>(style: Style, filter: EnvFilter, clock: Arc<dyn Clock>, writer: W) -> Dispatch
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    // The lines add their own colour, after foreign text is cleaned. A failed write has nowhere to be reported: the
+    // layer's own way would panic when standard error is closed.
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).with_writer(writer);
+    let registry = tracing_subscriber::registry().with(filter);
+    match style {
+        Style::Json => {
+            Dispatch::new(registry.with(layer.fmt_fields(JsonFields::new()).event_format(JsonLine::new(clock))))
+        }
+        Style::Plain | Style::Colored => {
+            let line = PrettyLine::new(clock, style == Style::Colored);
+            Dispatch::new(registry.with(layer.fmt_fields(DefaultFields::new()).event_format(line)))
+        }
+    }
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(filter)
+        .map_err(|source| LogError::Filter { filter: printable(filter, 200), source })
+}
+
+/// The event in one line for people.
+fn summary(record: &EventRecord) -> String {
+    let mut text = format!("{} {}", record.event, record.worker_id);
+    if let Some(certificate) = &record.cert_metadata {
+        text += &format!(
+            " serial={} days={} expires={}",
+            certificate.serial,
+            certificate.days_remaining,
+            line::rfc3339(certificate.expires_at)
+        );
+    }
+    if let Some(error) = &record.error {
+        text += &format!(" error={}: {}", error.kind, error.message);
+    }
+    if let Some(detail) = &record.detail {
+        text += &format!(" ({detail})");
+    }
+    text += &format!(" [{}]", record.correlation_id);
+    printable(&text, 4 * FOREIGN_TEXT_LIMIT)
+}
+
+#[cfg(test)]
+mod tests;
