@@ -1,6 +1,18 @@
 //! Owns the agent's configuration: [`Config`] holds only values that are valid together; how it is read from file,
 //! environment and flags is in the modules below.
 
+mod accounts;
+mod draft;
+mod facts;
+mod file;
+mod parse;
+mod report;
+mod resolve;
+mod setting;
+mod show;
+mod sources;
+mod table;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +20,13 @@ use std::time::Duration;
 use crate::identity::{KeyType, RequestedIdentity};
 use crate::schedule::Timing;
 use crate::serve::AllowedClient;
+
+pub use facts::Facts;
+pub use report::{ConfigReport, Origin, Problem};
+pub use resolve::{Resolution, control_socket, load, resolve};
+pub use setting::{ENVIRONMENT_PREFIX, Fallback, Setting, find, settings_markdown, similar_key};
+pub use sources::{Arguments, DEFAULT_FILE, FILE_VARIABLE};
+pub use table::SETTINGS;
 
 /// Everything one agent needs to know. Made by resolving settings; always valid.
 #[derive(Debug, Clone, PartialEq)]

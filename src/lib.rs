@@ -3,8 +3,10 @@
 pub mod bounded;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod duration;
 pub mod events;
+pub mod exit;
 pub mod identity;
 pub mod issuer;
 pub mod metrics;

@@ -1,0 +1,115 @@
+//! Owns the configuration while it is being read: values that are good one by one, but not yet together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::parse::fingerprint_text;
+use super::{CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, ServerConfig};
+use crate::identity::{KeyType, RequestedIdentity, SubjectAltName, TrustDomain, WorkerId};
+use crate::schedule::{Fraction, Timing};
+use crate::serve::AllowedClient;
+
+/// Each value that has been read, or could be computed. A field is empty while its setting has no valid value.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Draft {
+    pub(super) worker_id: Option<WorkerId>,
+    pub(super) environment: Option<Environment>,
+    pub(super) trust_domain: Option<TrustDomain>,
+    pub(super) names: Option<Vec<SubjectAltName>>,
+    pub(super) key_type: Option<KeyType>,
+    pub(super) ca_url: Option<HttpsUrl>,
+    pub(super) root_file: Option<PathBuf>,
+    pub(super) root_fingerprint: Option<[u8; 32]>,
+    pub(super) issued_roots_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) startup_wait: Option<Duration>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) owner: Option<u32>,
+    pub(super) group: Option<u32>,
+    pub(super) key_mode: Option<u32>,
+    pub(super) keep_generations: Option<Duration>,
+    pub(super) check_interval: Option<Duration>,
+    pub(super) warn_before: Option<Duration>,
+    pub(super) renew_before: Option<Duration>,
+    pub(super) renew_fraction: Option<(f64, f64, Fraction)>,
+    pub(super) min_interval: Option<Duration>,
+    pub(super) max_back_off: Option<Duration>,
+    pub(super) refused_interval: Option<Duration>,
+    pub(super) allowed_skew: Option<Duration>,
+    pub(super) listen: Option<Listen>,
+    pub(super) metrics_allow: Option<Vec<AllowedClient>>,
+    pub(super) control_socket: Option<PathBuf>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) log_filter: Option<String>,
+}
+
+/// Where the TLS listener listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// Nowhere.
+    Off,
+    /// There.
+    At(SocketAddr),
+}
+
+impl Draft {
+    /// The configuration, or the key of the first value that is missing.
+    pub(super) fn assemble(self) -> Result<Config, &'static str> {
+        fn need<T>(value: Option<T>, key: &'static str) -> Result<T, &'static str> {
+            value.ok_or(key)
+        }
+        let worker_id = need(self.worker_id, "worker_id")?;
+        let trust_domain = need(self.trust_domain, "identity.trust_domain")?;
+        let trust = match self.root_fingerprint {
+            Some(digest) => CaTrust::Fingerprint(digest),
+            None => CaTrust::RootFile(need(self.root_file, "ca.root_file")?),
+        };
+        let metrics_allow = need(self.metrics_allow, "server.metrics_allow")?;
+        Ok(Config {
+            identity: RequestedIdentity::new(worker_id, &trust_domain, need(self.names, "identity.names")?),
+            environment: need(self.environment, "environment")?,
+            key_type: need(self.key_type, "identity.key_type")?,
+            ca: CaConfig {
+                url: need(self.ca_url, "ca.url")?,
+                trust,
+                issued_roots_file: self.issued_roots_file,
+                token_file: self.token_file,
+                timeout: need(self.timeout, "ca.timeout")?,
+                startup_wait: need(self.startup_wait, "ca.startup_wait")?,
+            },
+            files: FilesConfig {
+                directory: need(self.directory, "files.directory")?,
+                owner: self.owner,
+                group: self.group,
+                key_mode: need(self.key_mode, "files.key_mode")?,
+                keep_generations: need(self.keep_generations, "files.keep_generations")?,
+            },
+            timing: Timing {
+                check_interval: need(self.check_interval, "schedule.check_interval")?,
+                warn_before: need(self.warn_before, "schedule.warn_before")?,
+                renew_before: need(self.renew_before, "schedule.renew_before")?,
+                renew_fraction: need(self.renew_fraction, "schedule.renew_fraction")?.2,
+                min_interval: need(self.min_interval, "schedule.min_interval")?,
+                max_back_off: need(self.max_back_off, "schedule.max_back_off")?,
+                refused_interval: need(self.refused_interval, "schedule.refused_interval")?,
+            },
+            allowed_skew: need(self.allowed_skew, "schedule.allowed_skew")?,
+            server: match need(self.listen, "server.listen")? {
+                Listen::Off => None,
+                Listen::At(listen) => Some(ServerConfig { listen, metrics_allow }),
+            },
+            control_socket: need(self.control_socket, "control.socket")?,
+            log: LogConfig {
+                format: need(self.log_format, "log.format")?,
+                filter: need(self.log_filter, "log.filter")?,
+            },
+        })
+    }
+
+    /// The fingerprint as it is written in settings.
+    pub(super) fn root_fingerprint_text(&self) -> Option<String> {
+        self.root_fingerprint.as_ref().map(fingerprint_text)
+    }
+}

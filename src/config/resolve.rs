@@ -1,0 +1,245 @@
+//! Owns the way from sources to a [`Config`]: later wins, every value is read, what must fit together is checked, and
+//! every problem is reported at once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Config;
+use super::draft::Draft;
+use super::facts::Facts;
+use super::parse;
+use super::report::{ConfigReport, Origin, Problem};
+use super::setting::{Fallback, Read, Setting};
+use super::sources::{Arguments, Collected, Given, Input};
+use super::table::SETTINGS;
+
+/// A configuration, and where it comes from.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    /// The configuration.
+    pub config: Config,
+    /// What is odd without being wrong, a printable line each.
+    pub warnings: Vec<String>,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    pub(super) draft: Draft,
+    pub(super) origins: Origins,
+}
+
+/// The source of each value that is in force, by key.
+pub(super) type Origins = BTreeMap<&'static str, Origin>;
+
+/// Makes a configuration, reading the file anew.
+///
+/// # Errors
+/// A report of all problems.
+pub fn load(arguments: &Arguments) -> Result<Config, ConfigReport> {
+    resolve(arguments).map(|resolution| resolution.config)
+}
+
+/// Like [`load`], with warnings and the source of each value.
+///
+/// # Errors
+/// A report of all problems.
+pub fn resolve(arguments: &Arguments) -> Result<Resolution, ConfigReport> {
+    let reading = Reading::of(arguments);
+    let Reading { draft, origins, mut problems, warnings, file, file_unusable } = reading;
+    problems.extend(problems_together(&draft, &origins));
+    let assembled = draft.clone().assemble();
+    if let Err(key) = assembled
+        && !file_unusable
+        && !problems.iter().any(|problem| problem.key.as_deref() == Some(key))
+    {
+        problems.push(missing(key));
+    }
+    match assembled {
+        Ok(config) if problems.is_empty() => Ok(Resolution { config, warnings, file, draft, origins }),
+        _ => Err(ConfigReport::new(in_order(problems))),
+    }
+}
+
+/// The path of the control socket alone; whatever else is wrong does not matter to the commands that only need it.
+///
+/// # Errors
+/// A report of what is wrong with the settings that decide it.
+pub fn control_socket(arguments: &Arguments) -> Result<PathBuf, ConfigReport> {
+    const KEYS: [&str; 2] = ["control.socket", "files.directory"];
+    let reading = Reading::of(arguments);
+    let mut problems = reading.problems;
+    problems.retain(|problem| problem.key.as_deref().is_none_or(|key| KEYS.contains(&key)));
+    match reading.draft.control_socket {
+        Some(socket) if problems.is_empty() => Ok(socket),
+        _ if problems.is_empty() => Err(ConfigReport::new(vec![missing("files.directory")])),
+        _ => Err(ConfigReport::new(problems)),
+    }
+}
+
+/// All values, read one by one.
+struct Reading {
+    draft: Draft,
+    origins: Origins,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+    file: Option<PathBuf>,
+    file_unusable: bool,
+}
+
+impl Reading {
+    fn of(arguments: &Arguments) -> Self {
+        let Collected { given, problems, warnings, file, file_unusable } = arguments.collect();
+        let (draft, origins) = (Draft::default(), Origins::new());
+        let mut reading = Self { draft, origins, problems, warnings, file, file_unusable };
+        for setting in &SETTINGS {
+            reading.setting(setting, given.iter().filter(|given| given.setting.key == setting.key), &arguments.facts);
+        }
+        reading.compute_defaults(&arguments.facts);
+        reading
+    }
+
+    /// Reads a setting: the last value is in force. Those before it are read to tell that they are wrong: a warning,
+    /// except for the switches, which no source may set to anything but true.
+    fn setting<'a>(&mut self, setting: &'static Setting, given: impl Iterator<Item = &'a Given>, facts: &Facts) {
+        let mut given = given.peekable();
+        if given.peek().is_none() {
+            if let Fallback::Text(text) = setting.default {
+                let elements = text.split(',').filter(|element| !element.is_empty()).map(str::to_owned);
+                let input = match setting.read {
+                    Read::Texts(_) | Read::Numbers(_) => Input::List(elements.collect()),
+                    _ => Input::Text(text.to_owned()),
+                };
+                // A test reads every default.
+                let _ = apply(setting, &mut self.draft, &input, facts);
+            }
+            return;
+        }
+        while let Some(one) = given.next() {
+            let winner = given.peek().is_none();
+            let mut aside = Draft::default();
+            let draft = if winner { &mut self.draft } else { &mut aside };
+            let result = one.input.clone().and_then(|input| apply(setting, draft, &input, facts));
+            if winner {
+                self.origins.insert(setting.key, one.origin.clone());
+            }
+            let Err(expected) = result else { continue };
+            if winner || setting.is_switch() {
+                self.problems.push(problem(setting.key, &one.origin, one.shown.clone(), expected));
+            } else {
+                let value = one.shown.as_deref().unwrap_or("its value");
+                let (key, origin) = (setting.key, &one.origin);
+                self.warnings.push(format!("{origin}: {key} = {value} is overridden, but wrong: expected {expected}"));
+            }
+        }
+    }
+
+    /// Defaults that follow from other values or from the machine.
+    fn compute_defaults(&mut self, facts: &Facts) {
+        let draft = &mut self.draft;
+        if !self.origins.contains_key("files.directory") {
+            draft.directory = facts.default_directory();
+        }
+        if !self.origins.contains_key("files.key_mode") {
+            draft.key_mode = Some(if draft.group.is_some() { 0o640 } else { 0o600 });
+        }
+        if let (false, Some(directory)) = (self.origins.contains_key("control.socket"), &draft.directory) {
+            let socket = directory.join(SOCKET_NAME);
+            let length = socket.as_os_str().len();
+            if length > parse::SOCKET_PATH_LIMIT {
+                self.problems.push(Problem {
+                    key: Some("control.socket".to_owned()),
+                    source: Some(Origin::Default),
+                    value: Some("`.crank-agent.sock` in files.directory".to_owned()),
+                    expected: parse::socket_path_too_long(length),
+                    advice: "set `control.socket` to a shorter path, or use a shorter certificate directory".to_owned(),
+                });
+            } else {
+                draft.control_socket = Some(socket);
+            }
+        }
+    }
+}
+
+fn apply(setting: &Setting, draft: &mut Draft, input: &Input, facts: &Facts) -> Result<(), String> {
+    match (setting.read, input) {
+        (Read::Text(read) | Read::Switch(read) | Read::Account(read), Input::Text(text)) => read(draft, text, facts),
+        (Read::Texts(read) | Read::Numbers(read), Input::List(elements)) => {
+            if elements.len() > ELEMENT_LIMIT {
+                return Err(format!("at most {ELEMENT_LIMIT} elements"));
+            }
+            let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
+            read(draft, &elements)
+        }
+        (_, Input::List(_)) => Err("one value".to_owned()),
+        (_, Input::Text(_)) => Err("a list".to_owned()),
+    }
+}
+
+/// What is wrong between values that are good one by one.
+fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let (Some(fingerprint), Some(file)) = (origins.get("ca.root_fingerprint"), origins.get("ca.root_file")) {
+        problems.push(Problem {
+            key: Some("ca.root_fingerprint".to_owned()),
+            source: Some(fingerprint.clone()),
+            value: draft.root_fingerprint_text(),
+            expected: format!("one of `ca.root_fingerprint` and `ca.root_file`, which {file} sets"),
+            advice: "remove one of them".to_owned(),
+        });
+    }
+    let mut ordered = |key: &'static str, smaller: Option<Duration>, larger: Option<Duration>, expected: &str| {
+        if let (Some(smaller), Some(larger)) = (smaller, larger)
+            && smaller >= larger
+        {
+            let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
+            let shown = crate::duration::format_duration;
+            let expected = format!("{expected} ({} is not less than {})", shown(smaller), shown(larger));
+            let advice = "change either".to_owned();
+            problems.push(Problem { key: Some(key.to_owned()), source: Some(origin), value: None, expected, advice });
+        }
+    };
+    ordered(
+        "schedule.renew_before",
+        draft.renew_before,
+        draft.warn_before,
+        "less than `schedule.warn_before`, so that a warning comes before it matters",
+    );
+    // Equal is good here.
+    let largest_interval = draft.max_back_off.map(|longest| longest + Duration::from_millis(1));
+    ordered("schedule.min_interval", draft.min_interval, largest_interval, "at most `schedule.max_back_off`");
+    problems
+}
+
+fn problem(key: &str, origin: &Origin, value: Option<String>, expected: String) -> Problem {
+    Problem { key: Some(key.to_owned()), source: Some(origin.clone()), value, expected, advice: origin.advice(key) }
+}
+
+/// The problem of a setting that nobody set and that has no default.
+fn missing(key: &str) -> Problem {
+    let (expected, advice) = match key {
+        "worker_id" => (
+            "the worker's name: lower-case letters, digits, `-` and `.`, at most 64 characters",
+            "set SERVICE_NAME in the environment, `worker_id` in the file, or --worker-id".to_owned(),
+        ),
+        "files.directory" => (
+            "a directory for the certificate files; there is neither a writable /etc/certs nor a home directory",
+            "set CERT_DIR in the environment, `files.directory` in the file, or --cert-dir".to_owned(),
+        ),
+        key => ("a value", Origin::Default.advice(key)),
+    };
+    Problem { key: Some(key.to_owned()), source: None, value: None, expected: expected.to_owned(), advice }
+}
+
+/// Problems in the order of the documentation; files first, unknown keys after them.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let place = |problem: &Problem| match problem.key.as_deref() {
+        None => 0,
+        Some(key) => SETTINGS.iter().position(|setting| setting.key == key).map_or(1, |position| position + 2),
+    };
+    problems.sort_by_key(place);
+    problems
+}
+
+const SOCKET_NAME: &str = ".crank-agent.sock";
+
+/// The most elements of a list: more names than that no CA takes.
+const ELEMENT_LIMIT: usize = 100;

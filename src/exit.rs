@@ -1,0 +1,109 @@
+//! Owns the exit codes of the commands: what each means to whoever reads it in a script or a pod's status.
+
+use std::process::ExitCode;
+
+/// How a command ends. The numbers are those of sysexits(3) where one fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done; for `health`: ready.
+    Success = 0,
+    /// `health`: the agent runs and is not ready.
+    NotReady = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The CA cannot be reached or cannot answer; for `status`, `health` and `renew` also: no agent answers.
+    Unavailable = 69,
+    /// A defect, or a failure of the system that has no code of its own.
+    Internal = 70,
+    /// The certificate directory cannot be written.
+    CannotWrite = 73,
+    /// The CA refused, is not the one expected, or what it returned may not be installed.
+    Refused = 77,
+    /// The configuration is wrong.
+    Configuration = 78,
+}
+
+impl Exit {
+    /// Every code, in the order of the numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Success,
+        Self::NotReady,
+        Self::Usage,
+        Self::Unavailable,
+        Self::Internal,
+        Self::CannotWrite,
+        Self::Refused,
+        Self::Configuration,
+    ];
+
+    /// The number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What it means, in a few words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Success => "done; health: ready",
+            Self::NotReady => "health: the agent runs, but no usable certificate is on disk",
+            Self::Usage => "wrong command line",
+            Self::Unavailable => "CA unavailable; status, health, renew: no agent answers",
+            Self::Internal => "internal error",
+            Self::CannotWrite => "cannot write to the certificate directory",
+            Self::Refused => "refused by the CA, or its certificate may not be installed",
+            Self::Configuration => "wrong configuration",
+        }
+    }
+
+    /// The code for an error that an event or a reply reports by its kind: what the CA's side of it is gets 69 or
+    /// 77, what the disk's is gets 73.
+    #[must_use]
+    pub fn of_error_kind(kind: &str) -> Self {
+        match kind {
+            "ca_unavailable" | "rate_limited" | "broken_reply" | "timeout" => Self::Unavailable,
+            "refused" | "untrusted_ca" | "credential" | "validation" => Self::Refused,
+            "no_space" | "read_only" | "permission" | "io" | "locked" | "publish" => Self::CannotWrite,
+            "configuration" => Self::Configuration,
+            // Each check on a certificate has a kind of its own below these.
+            kind if kind.starts_with("certificate_") || kind.starts_with("validation_") => Self::Refused,
+            kind if kind.starts_with("store_") => Self::CannotWrite,
+            _ => Self::Internal,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::{IssueError, IssueErrorKind};
+
+    #[test]
+    fn the_documented_numbers_stay() {
+        assert_eq!(Exit::ALL.map(Exit::code), [0, 1, 2, 69, 70, 73, 77, 78]);
+    }
+
+    #[test]
+    fn every_failure_of_an_issuer_has_a_code_of_its_own_side() {
+        for (kind, exit) in [
+            (IssueErrorKind::Unavailable, Exit::Unavailable),
+            (IssueErrorKind::RateLimited(None), Exit::Unavailable),
+            (IssueErrorKind::BrokenReply, Exit::Unavailable),
+            (IssueErrorKind::Refused, Exit::Refused),
+            (IssueErrorKind::Untrusted, Exit::Refused),
+            (IssueErrorKind::Credential, Exit::Refused),
+        ] {
+            assert_eq!(Exit::of_error_kind(IssueError::new(kind, "x").kind()), exit, "{kind:?}");
+        }
+        assert_eq!(Exit::of_error_kind("no_space"), Exit::CannotWrite);
+        assert_eq!(Exit::of_error_kind("surprise"), Exit::Internal);
+    }
+}
