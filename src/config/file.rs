@@ -53,8 +53,13 @@ pub(super) fn read(path: &Path, named_by: &Origin, collected: &mut Collected) {
         return;
     }
     collected.file_unusable = true;
-    for error in errors.iter().take(SYNTAX_ERROR_LIMIT) {
-        collected.problems.push(document.syntax_error(error));
+    let mut last = None;
+    for problem in errors.iter().take(SYNTAX_ERROR_LIMIT).map(|error| document.syntax_error(error)) {
+        // What follows on the same line is mostly the first error once more.
+        if last.as_ref() != Some(&problem.source) {
+            last = Some(problem.source.clone());
+            collected.problems.push(problem);
+        }
     }
 }
 
