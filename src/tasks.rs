@@ -188,12 +188,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_panic_is_a_failure_with_its_name_and_message() {
         let mut tasks = Tasks::new(CancellationToken::new());
-        tasks.spawn("fragile", async {
-            if true {
-                panic!("line one\nline two");
-            }
-            Ok::<(), Infallible>(())
-        });
+        let fragile = async || -> Result<(), Infallible> { panic!("line one\nline two") };
+        tasks.spawn("fragile", fragile());
         let error = tasks.join(DRAIN).await.unwrap_err();
         assert_eq!(error.to_string(), "task `fragile` panicked: line one\\nline two");
     }
@@ -215,7 +211,7 @@ mod tests {
         tasks.spawn("patient", until_cancelled(cancel.clone()));
         let joined = tokio::spawn(tasks.join(DRAIN));
         // Under paused time this returns when nothing is left to run.
-        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        tokio::time::sleep(Duration::from_hours(1)).await;
         assert!(!joined.is_finished());
         cancel.cancel();
         joined.await.unwrap().unwrap();

@@ -69,11 +69,8 @@ pub fn init(config: &LogConfig, clock: Arc<dyn Clock>) -> Result<LogGuard, LogEr
     let (style, output): (Style, Box<dyn Write + Send>) = match config.format {
         LogFormat::Json => (Style::Json, Box::new(io::stdout())),
         LogFormat::Auto if !terminal => (Style::Json, Box::new(io::stdout())),
-        // https://no-color.org
-        _ => match terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
-            true => (Style::Colored, Box::new(io::stderr())),
-            false => (Style::Plain, Box::new(io::stderr())),
-        },
+        LogFormat::Auto | LogFormat::Pretty if terminal && !no_color() => (Style::Colored, Box::new(io::stderr())),
+        LogFormat::Auto | LogFormat::Pretty => (Style::Plain, Box::new(io::stderr())),
     };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
     let (writer, worker) = queue.finish(output);
@@ -159,25 +156,27 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
         .map_err(|source| LogError::Filter { filter: printable(filter, 200), source })
 }
 
+/// Whether the user asks for no colour (<https://no-color.org>).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// The event in one line for people.
 fn summary(record: &EventRecord) -> String {
-    let mut text = format!("{} {}", record.event, record.worker_id);
+    let mut parts = vec![record.event.to_string(), record.worker_id.to_string()];
     if let Some(certificate) = &record.cert_metadata {
-        text += &format!(
-            " serial={} days={} expires={}",
-            certificate.serial,
-            certificate.days_remaining,
-            line::rfc3339(certificate.expires_at)
-        );
+        parts.push(format!("serial={}", certificate.serial));
+        parts.push(format!("days={}", certificate.days_remaining));
+        parts.push(format!("expires={}", line::rfc3339(certificate.expires_at)));
     }
     if let Some(error) = &record.error {
-        text += &format!(" error={}: {}", error.kind, error.message);
+        parts.push(format!("error={}: {}", error.kind, error.message));
     }
     if let Some(detail) = &record.detail {
-        text += &format!(" ({detail})");
+        parts.push(format!("({detail})"));
     }
-    text += &format!(" [{}]", record.correlation_id);
-    printable(&text, 4 * FOREIGN_TEXT_LIMIT)
+    parts.push(format!("[{}]", record.correlation_id));
+    printable(&parts.join(" "), 4 * FOREIGN_TEXT_LIMIT)
 }
 
 #[cfg(test)]
