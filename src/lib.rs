@@ -16,4 +16,6 @@ pub mod serve;
 pub mod status;
 pub mod tls;
 pub mod tasks;
+pub mod store;
+pub mod watch;
 pub mod wire;

@@ -1,0 +1,207 @@
+//! Owns the names in a certificate directory: the files of a generation, the links to them, the generations.
+
+use std::fmt;
+
+use time::{OffsetDateTime, UtcOffset};
+
+use crate::config::FilesConfig;
+
+/// Leaf and intermediates as PEM, leaf first.
+pub const CERTIFICATE_FILE: &str = "client.crt";
+
+/// The private key as PKCS#8 PEM.
+pub const KEY_FILE: &str = "client.key";
+
+/// The trust roots as PEM.
+pub const ROOTS_FILE: &str = "ca.crt";
+
+/// Private key, then leaf and intermediates, in one file: whole by one open.
+pub const CREDENTIAL_BUNDLE_FILE: &str = "credential-bundle.pem";
+
+/// The link that names the current generation.
+pub const DATA_LINK: &str = "..data";
+
+/// What [`DATA_LINK`] is made as before it is moved into place.
+pub(super) const DATA_TEMPORARY: &str = "..data_tmp";
+
+/// Held by the agent that writes the directory.
+pub(super) const LOCK_FILE: &str = ".crank-agent.lock";
+
+/// The mode of a generation under construction: nobody else's business.
+pub(super) const UNFINISHED_MODE: u32 = 0o700;
+
+/// The mode of a finished generation: readers pass, the files protect themselves.
+pub(super) const FINISHED_MODE: u32 = 0o755;
+
+/// The largest file that is read, in bytes.
+pub(super) const FILE_LIMIT: u64 = 1024 * 1024;
+
+/// A file of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PublishedFile {
+    CredentialBundle,
+    Key,
+    Certificate,
+    Roots,
+    Record,
+}
+
+impl PublishedFile {
+    /// Every file, those that hold the key first: the order in which an old generation goes.
+    pub(super) const ALL: [Self; 5] = [Self::CredentialBundle, Self::Key, Self::Certificate, Self::Roots, Self::Record];
+
+    /// The files that have a stable link, in the order in which links are made: the key before its certificate.
+    pub(super) const LINKED: [Self; 4] = [Self::Roots, Self::Key, Self::Certificate, Self::CredentialBundle];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::CredentialBundle => CREDENTIAL_BUNDLE_FILE,
+            Self::Key => KEY_FILE,
+            Self::Certificate => CERTIFICATE_FILE,
+            Self::Roots => ROOTS_FILE,
+            Self::Record => ".renewal.json",
+        }
+    }
+
+    /// What the stable link of this name says.
+    pub(super) fn link_target(self) -> String {
+        format!("{DATA_LINK}/{}", self.name())
+    }
+
+    /// What the stable link is made as before it is moved into place.
+    pub(super) fn link_temporary(self) -> &'static str {
+        match self {
+            Self::CredentialBundle => "..credential-bundle.pem_tmp",
+            Self::Key => "..client.key_tmp",
+            Self::Certificate => "..client.crt_tmp",
+            Self::Roots => "..ca.crt_tmp",
+            Self::Record => "..renewal.json_tmp",
+        }
+    }
+
+    pub(super) fn protection(self, config: &FilesConfig) -> Protection {
+        let mode = match self {
+            Self::CredentialBundle | Self::Key => config.key_mode,
+            Self::Certificate | Self::Roots => 0o644,
+            // Read by the agent alone.
+            Self::Record => return Protection { mode: 0o600, owner: None, group: None },
+        };
+        Protection { mode, owner: config.owner, group: config.group }
+    }
+}
+
+/// Who may read a file. No group: the one that the file system gives, which a set-group-id directory decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Protection {
+    pub(super) mode: u32,
+    pub(super) owner: Option<u32>,
+    pub(super) group: Option<u32>,
+}
+
+/// The name of a generation that this program made: `..2026_08_20_12_34_56.9f3c2a1b00d4e5f6`. The time is for people;
+/// the random part keeps names apart when the clock stands still or goes back, and from those of the kubelet, which end
+/// in fewer digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct GenerationName(String);
+
+impl GenerationName {
+    pub(super) fn new(now: OffsetDateTime, random: u64) -> Self {
+        let now = now.to_offset(UtcOffset::UTC);
+        Self(format!(
+            "..{:04}_{:02}_{:02}_{:02}_{:02}_{:02}.{random:016x}",
+            now.year().clamp(0, 9999),
+            u8::from(now.month()),
+            now.day(),
+            now.hour(),
+            now.minute(),
+            now.second(),
+        ))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        const PATTERN: &[u8] = b"..dddd_dd_dd_dd_dd_dd.xxxxxxxxxxxxxxxx";
+        let fits = text.len() == PATTERN.len()
+            && text.bytes().zip(PATTERN).all(|(byte, pattern)| match pattern {
+                b'd' => byte.is_ascii_digit(),
+                b'x' => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+                exact => byte == *exact,
+            });
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GenerationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `..data` may lead to `target`: a hidden directory right beside it, made by this program or by another that
+/// keeps the same layout.
+pub(super) fn is_generation_beside(target: &str) -> bool {
+    target.len() > 2
+        && target.len() < 256
+        && target.starts_with("..")
+        && !target.contains(['/', '\0'])
+        && target != DATA_LINK
+        && target != DATA_TEMPORARY
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_name_made_is_recognised(seconds in -400_000_000_000_i64..300_000_000_000, random: u64) {
+            let now = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            let name = GenerationName::new(now, random);
+            prop_assert_eq!(GenerationName::parse(name.as_str()), Some(name.clone()));
+            prop_assert!(is_generation_beside(name.as_str()));
+        }
+
+        #[test]
+        fn names_differ_when_the_clock_stands_still(first: u64, second: u64) {
+            prop_assume!(first != second);
+            let now = OffsetDateTime::UNIX_EPOCH;
+            prop_assert_ne!(GenerationName::new(now, first), GenerationName::new(now, second));
+        }
+
+        #[test]
+        fn nothing_that_leads_elsewhere_is_beside(prefix in "[./a-z]{0,6}", rest in ".{0,12}") {
+            let target = format!("{prefix}{rest}");
+            if is_generation_beside(&target) {
+                prop_assert!(!target.contains('/') && target != ".." && target != "." && !target.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_names_are_not_ours() {
+        for foreign in [
+            "..data",
+            "..2026_08_20_12_34_56.123456789",
+            "..2026_08_20_12_34_56.9F3C2A1B00D4E5F6",
+            "..2026_08_20_12_34_56.9f3c2a1b00d4e5f6x",
+            ".2026_08_20_12_34_56.9f3c2a1b00d4e5f60",
+            "../026_08_20_12_34_56.9f3c2a1b00d4e5f6",
+            "",
+        ] {
+            assert_eq!(GenerationName::parse(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn generations_of_the_kubelet_may_be_read() {
+        assert!(is_generation_beside("..2026_08_20_12_34_56.123456789"));
+        for elsewhere in ["..", "/etc", "../x", "..x/y", "x", "..data", "..data_tmp"] {
+            assert!(!is_generation_beside(elsewhere), "{elsewhere}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Owns reading: the generation in force through one open of `..data`, or the plain files of the tools before this one.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::directory::{Contents, Directory};
+use super::error::{StoreError, shown};
+use super::layout::{CERTIFICATE_FILE, DATA_LINK, FILE_LIMIT, GenerationName, KEY_FILE, PublishedFile, ROOTS_FILE};
+use super::links::{DataLink, StableLink, data_link, stable_link};
+use super::verify::Baseline;
+use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
+use crate::identity::key::sha256;
+use crate::identity::{BundleError, CertificateBundle, PrivateKey};
+use crate::schedule::RenewalRecord;
+
+/// A certificate found on disk. It is whole and its key fits; whether it is still good is for the caller to check.
+#[derive(Debug)]
+pub struct Published {
+    /// Key, chain and roots.
+    pub bundle: CertificateBundle,
+    /// What was kept beside it; `None` when there is none that can be read.
+    pub record: Option<RenewalRecord>,
+    /// Where it was.
+    pub origin: Origin,
+}
+
+/// Where a certificate was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In the generation of this name, the one in force.
+    Generation(String),
+    /// In a generation that another program made. To be adopted by publishing it.
+    ForeignGeneration,
+    /// In plain `client.crt`, `client.key` and `ca.crt`, as the tools before this one wrote them. To be adopted by
+    /// publishing it.
+    PlainFiles,
+}
+
+/// Reads the certificate of `directory` as every reader should: `..data` is opened once and the files are opened
+/// relative to it, so that key and certificate are of one generation. Where there is no `..data`, plain files are read,
+/// again if they do not fit each other. Blocks for up to 0.2 s in that case.
+///
+/// # Errors
+/// When there is no certificate, or it cannot be read, or is of no use.
+pub fn read_bundle(directory: &Path) -> Result<CertificateBundle, StoreError> {
+    let directory = Directory::open(directory)?;
+    match read_current(&directory)? {
+        Some(current) => Ok(current.published.bundle),
+        None => Err(StoreError::Missing { path: shown(&directory.path().join(CERTIFICATE_FILE)) }),
+    }
+}
+
+/// What [`read_current`] found, and what to compare the disk with later; plain files are not compared.
+pub(super) struct Current {
+    pub(super) published: Published,
+    pub(super) baseline: Option<Baseline>,
+}
+
+/// The certificate in force; `None` where there is neither a generation nor a plain certificate or key.
+pub(super) fn read_current(directory: &Directory) -> Result<Option<Current>, StoreError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let result = match data_link(directory)? {
+            DataLink::Generation(name) => read_generation(directory, &name).map(Some),
+            DataLink::Missing => read_plain_files(directory).map(|plain| {
+                plain.map(|bundle| Current {
+                    published: Published { bundle, record: None, origin: Origin::PlainFiles },
+                    baseline: None,
+                })
+            }),
+            DataLink::Foreign => return Err(obstructed_data(directory, "a file, or a link to another place")),
+            DataLink::Directory => return Err(obstructed_data(directory, "a directory")),
+        };
+        match result {
+            // The generation was replaced, and is gone already.
+            Err(StoreError::Missing { .. }) if attempt < GENERATION_ATTEMPTS => {}
+            result => return result,
+        }
+    }
+}
+
+/// Plain files, read until they fit each other. `None`: there is neither a certificate nor a key.
+pub(super) fn read_plain_files(directory: &Directory) -> Result<Option<CertificateBundle>, StoreError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        if is_absent(directory, PublishedFile::Certificate)? && is_absent(directory, PublishedFile::Key)? {
+            return Ok(None);
+        }
+        let result = read_files(directory).and_then(|files| files.bundle(directory));
+        match result {
+            Ok(bundle) => return Ok(Some(bundle)),
+            // Perhaps someone is writing it at this moment.
+            Err(StoreError::Content { .. } | StoreError::Missing { .. }) if attempt < PLAIN_ATTEMPTS => {
+                thread::sleep(PLAIN_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A stable link that is left without `..data` leads nowhere.
+fn is_absent(directory: &Directory, file: PublishedFile) -> Result<bool, StoreError> {
+    Ok(matches!(stable_link(directory, file)?, StableLink::Missing | StableLink::Ours))
+}
+
+fn read_generation(directory: &Directory, name: &str) -> Result<Current, StoreError> {
+    let generation = directory.child(name)?;
+    let files = read_files(&generation)?;
+    let record = read_record(&generation);
+    let bundle = files.bundle(&generation)?;
+    let credential_bundle =
+        bundle.credential_bundle_pem().map_err(|error| content(&generation, KEY_FILE, BundleError::Key(error)))?;
+    let mut baseline = Baseline::new(name.to_owned(), &bundle);
+    baseline.expect(PublishedFile::Certificate, sha256(&files.certificate.bytes));
+    baseline.expect(PublishedFile::Key, sha256(&files.key.bytes));
+    baseline.expect(PublishedFile::Roots, sha256(&files.roots.bytes));
+    baseline.expect(PublishedFile::CredentialBundle, sha256(credential_bundle.as_bytes()));
+    if let Some((_, contents)) = &record {
+        baseline.expect(PublishedFile::Record, sha256(&contents.bytes));
+    }
+    let ours = GenerationName::parse(name).is_some();
+    Ok(Current {
+        published: Published {
+            bundle,
+            record: record.map(|(record, _)| record),
+            origin: if ours { Origin::Generation(name.to_owned()) } else { Origin::ForeignGeneration },
+        },
+        baseline: ours.then_some(baseline),
+    })
+}
+
+/// A record that is missing or of no use is as none: the schedule draws anew.
+fn read_record(generation: &Directory) -> Option<(RenewalRecord, Contents)> {
+    let contents = generation.read(PublishedFile::Record.name(), RECORD_LIMIT).ok()?;
+    let record = serde_json::from_slice(&contents.bytes).ok()?;
+    Some((record, contents))
+}
+
+struct Files {
+    certificate: Contents,
+    key: Contents,
+    roots: Contents,
+}
+
+fn read_files(directory: &Directory) -> Result<Files, StoreError> {
+    Ok(Files {
+        certificate: directory.read(CERTIFICATE_FILE, FILE_LIMIT)?,
+        key: directory.read(KEY_FILE, FILE_LIMIT)?,
+        roots: directory.read(ROOTS_FILE, FILE_LIMIT)?,
+    })
+}
+
+impl Files {
+    fn bundle(&self, directory: &Directory) -> Result<CertificateBundle, StoreError> {
+        let chain = certificates_from_pem("certificate chain", &self.certificate.bytes, CHAIN_LIMIT)
+            .map_err(|error| content(directory, CERTIFICATE_FILE, error))?;
+        let roots = certificates_from_pem("roots", &self.roots.bytes, ROOTS_LIMIT)
+            .map_err(|error| content(directory, ROOTS_FILE, error))?;
+        let key = PrivateKey::from_pem(&self.key.bytes)
+            .map_err(|error| content(directory, KEY_FILE, BundleError::Key(error)))?;
+        CertificateBundle::new(chain, key, roots).map_err(|error| content(directory, CERTIFICATE_FILE, error))
+    }
+}
+
+fn content(directory: &Directory, file: &str, source: BundleError) -> StoreError {
+    StoreError::Content { path: shown(&directory.path().join(file)), source }
+}
+
+fn obstructed_data(directory: &Directory, found: &'static str) -> StoreError {
+    StoreError::obstructed(&directory.path().join(DATA_LINK), found)
+}
+
+/// Earlier generations stay for a time, so that one attempt is enough unless that time is set to nothing.
+const GENERATION_ATTEMPTS: usize = 64;
+
+const PLAIN_ATTEMPTS: usize = 5;
+
+const PLAIN_PAUSE: Duration = Duration::from_millis(50);
+
+const RECORD_LIMIT: u64 = 4096;
