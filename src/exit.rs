@@ -63,13 +63,11 @@ impl Exit {
     #[must_use]
     pub fn of_error_kind(kind: &str) -> Self {
         match kind {
-            "ca_unavailable" | "rate_limited" | "broken_reply" | "timeout" => Self::Unavailable,
+            "ca_unavailable" | "rate_limited" | "broken_reply" => Self::Unavailable,
             "refused" | "untrusted_ca" | "credential" | "validation" => Self::Refused,
-            "no_space" | "read_only" | "permission" | "io" | "locked" | "publish" => Self::CannotWrite,
+            "no_directory" | "locked" | "obstructed" | "unprotected" | "missing" | "corrupt" | "no_space"
+            | "read_only" | "permission" | "io" => Self::CannotWrite,
             "configuration" => Self::Configuration,
-            // Each check on a certificate has a kind of its own below these.
-            kind if kind.starts_with("certificate_") || kind.starts_with("validation_") => Self::Refused,
-            kind if kind.starts_with("store_") => Self::CannotWrite,
             _ => Self::Internal,
         }
     }

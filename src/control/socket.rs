@@ -1,0 +1,221 @@
+//! Owns the file of the control socket: binding it without a moment in which others could connect, replacing one that
+//! a dead agent left, and removing it in the end.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Why a control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another agent answers on it.
+    #[error("another agent answers on {}", .0.display())]
+    InUse(PathBuf),
+    /// Something stands at the path that is not ours to remove.
+    #[error("{} is there already and is no socket of this user; remove it or set control.socket", .0.display())]
+    Obstructed(PathBuf),
+    /// The system refused.
+    #[error("cannot {action} the control socket {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl ControlError {
+    /// A fixed label for metrics and events.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InUse(_) => "locked",
+            Self::Obstructed(_) => "obstructed",
+            Self::Io { .. } => "io",
+        }
+    }
+}
+
+/// A socket file that is ours, removed on drop unless somebody else's has taken its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+impl SocketFile {
+    /// Binds `path` and listens, with the file of exactly this mode before the first connection can come.
+    pub(super) fn bind(path: &Path, mode: u32) -> Result<(Self, OwnedFd), ControlError> {
+        let io = |action| {
+            move |error: Errno| ControlError::Io { action, path: path.to_owned(), source: io::Error::from(error) }
+        };
+        remove_stale(path)?;
+        let address = SocketAddrUnix::new(path).map_err(io("name"))?;
+        let socket = new_socket().map_err(io("make"))?;
+        rustix::net::bind(&socket, &address).map_err(|error| match error {
+            Errno::ADDRINUSE => ControlError::InUse(path.to_owned()),
+            error => io("bind")(error),
+        })?;
+        // Nobody can connect before `listen`, so the mode that the umask left is of no use to anyone.
+        let identity = set_mode(path, mode).map_err(io("protect"))?;
+        let file = Self { path: path.to_owned(), identity };
+        rustix::net::listen(&socket, BACKLOG).map_err(io("listen on"))?;
+        if file.is_ours() { Ok((file, socket)) } else { Err(ControlError::InUse(path.to_owned())) }
+    }
+
+    fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // Failing leaves a stale socket, which the next start removes.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes a socket of this user on which nobody answers. Anything else at `path` stays and is an error.
+fn remove_stale(path: &Path) -> Result<(), ControlError> {
+    let io = |action| move |source: io::Error| ControlError::Io { action, path: path.to_owned(), source };
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io("look at")(error)),
+    };
+    if !found.file_type().is_socket() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(ControlError::Obstructed(path.to_owned()));
+    }
+    match connect(path) {
+        // A full queue means that somebody listens.
+        Ok(()) | Err(Errno::AGAIN) => return Err(ControlError::InUse(path.to_owned())),
+        Err(Errno::CONNREFUSED) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(io("try")(error.into())),
+    }
+    let unchanged = fs::symlink_metadata(path).is_ok_and(|now| identity(&now) == identity(&found));
+    if !unchanged {
+        return Err(ControlError::InUse(path.to_owned()));
+    }
+    fs::remove_file(path).map_err(io("remove the stale"))
+}
+
+fn connect(path: &Path) -> Result<(), Errno> {
+    rustix::net::connect(new_socket()?, &SocketAddrUnix::new(path)?)
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Sets the mode of the socket at `path`, following no symbolic link, and tells which file it was.
+fn set_mode(path: &Path, mode: u32) -> Result<Identity, Errno> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(Errno::EXIST);
+    }
+    // chmod(2) follows links and fchmod(2) takes no O_PATH descriptor; by way of /proc it is this very file.
+    rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(mode))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn bind(path: &Path) -> Result<(SocketFile, OwnedFd), ControlError> {
+        SocketFile::bind(path, 0o600)
+    }
+
+    #[test]
+    fn the_socket_has_its_mode_and_is_gone_in_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let bound = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_somebody_answers_on_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _first = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(ControlError::InUse(_))));
+        assert!(connect(&path).is_ok(), "the first one still listens");
+    }
+
+    #[test]
+    fn a_socket_that_a_dead_agent_left_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!(connect(&path), Err(Errno::CONNREFUSED));
+        let _bound = bind(&path).unwrap();
+        assert!(connect(&path).is_ok());
+    }
+
+    #[test]
+    fn files_and_symbolic_links_are_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "x").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o640)).unwrap();
+        let stale = directory.path().join("stale");
+        drop(UnixListener::bind(&stale).unwrap());
+        for (name, target) in [("to-file", "precious"), ("to-socket", "stale"), ("dangling", "nothing")] {
+            let link = directory.path().join(name);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            assert!(matches!(bind(&link), Err(ControlError::Obstructed(_))), "{name}");
+            assert!(link.is_symlink());
+        }
+        assert!(matches!(bind(&precious), Err(ControlError::Obstructed(_))));
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
+        assert!(!directory.path().join("nothing").exists());
+        assert!(set_mode(&directory.path().join("to-file"), 0o600).is_err());
+        assert_eq!(fs::metadata(&precious).unwrap().permissions().mode() & 0o7777, 0o640);
+    }
+
+    #[test]
+    fn a_successor_at_the_same_path_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let first = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = bind(&path).unwrap();
+        drop(first);
+        assert!(connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let error = bind(Path::new("/nonexistent/s")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot bind the control socket /nonexistent/s: No such"), "{error}");
+    }
+}
