@@ -14,6 +14,12 @@ pub trait Issuer: Send + Sync {
     /// Asks for one certificate. Takes no longer than the configured deadline, and reads no more than the limits allow.
     fn issue(&self, order: &Order<'_>) -> impl Future<Output = Result<Issued, IssueError>> + Send;
 
+    /// The roots that issued chains must reach, where they are configured; `None` where only a reply tells them.
+    ///
+    /// # Errors
+    /// When the configured file cannot be read.
+    fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError>;
+
     /// Where it is, for people.
     fn url(&self) -> &str;
 }

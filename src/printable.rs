@@ -25,6 +25,18 @@ pub fn printable(text: &str, limit: usize) -> String {
     line
 }
 
+/// An error and its causes as one printable line: `cannot publish …: cannot write …: no space left on device`.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    printable(&text, 2 * FOREIGN_TEXT_LIMIT)
+}
+
 /// The longest foreign text that an error, event or log line carries, in characters.
 pub const FOREIGN_TEXT_LIMIT: usize = 512;
 

@@ -23,6 +23,8 @@ pub struct Schedule {
     urgent: bool,
     last_failure: Option<Failure>,
     last_check: Option<Duration>,
+    /// A check that was asked for before the next regular one.
+    check_at: Option<Duration>,
     last_step: Option<Now>,
 }
 
@@ -94,6 +96,7 @@ impl Schedule {
             urgent: false,
             last_failure: None,
             last_check: None,
+            check_at: None,
             last_step: None,
         }
     }
@@ -146,6 +149,23 @@ impl Schedule {
         }
     }
 
+    /// Asks for a check: at once, or a second after the last one, so that a fight over a file is a slow one.
+    pub fn request_check(&mut self, now: Now) {
+        let earliest = self.last_check.map_or(now.boot, |last| last.saturating_add(CHECK_PAUSE));
+        self.check_at = Some(earliest.max(now.boot));
+    }
+
+    /// Asks for a check within `wait`.
+    pub fn request_check_within(&mut self, now: Now, wait: Duration) {
+        self.check_at = Some(now.boot.saturating_add(wait));
+    }
+
+    /// How long no attempt is made, unless an operator asks.
+    #[must_use]
+    pub fn until_attempt(&self, now: Now) -> Duration {
+        self.not_before.saturating_sub(now.boot)
+    }
+
     /// When the certificate in force is to be renewed, by the wall clock.
     #[must_use]
     pub fn next_renewal(&self) -> Option<time::OffsetDateTime> {
@@ -168,9 +188,11 @@ impl Schedule {
             return step;
         }
         let check_interval = self.check_interval();
-        let check_at = self.last_check.map_or(now.boot, |last| last.saturating_add(check_interval));
+        let regular = self.last_check.map_or(now.boot, |last| last.saturating_add(check_interval));
+        let check_at = self.check_at.map_or(regular, |asked| asked.min(regular));
         if now.boot >= check_at {
             self.last_check = Some(now.boot);
+            self.check_at = None;
             return Step::Check;
         }
         let wanted = self.wanted(now);
@@ -271,6 +293,9 @@ pub const SLICE: Duration = Duration::from_secs(30);
 
 /// The shortest wait: whatever the clocks say, the loop does not run hot.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+
+/// The least time between two checks.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Certificates that live minutes are not checked more often.
 const SHORTEST_CHECK: Duration = Duration::from_secs(30);

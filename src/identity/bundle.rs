@@ -78,6 +78,14 @@ impl CertificateBundle {
         Self::new(chain, PrivateKey::from_pem(key)?, roots)
     }
 
+    /// The same certificate and key with other roots.
+    ///
+    /// # Errors
+    /// When `roots` is empty or too long, or a root does not parse.
+    pub fn with_roots(&self, roots: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
+        Self::new(self.chain.clone(), self.key.try_clone()?, roots)
+    }
+
     /// The leaf and intermediates, leaf first, as DER.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {

@@ -268,3 +268,105 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::identity::{KeyType, generate_csr};
+    use crate::testing::{TestCa, identity};
+
+    const NOW: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// What the checks say of a certificate to which `change` was made.
+    fn verdict(change: impl FnOnce(&mut CertificateParams)) -> Result<(), CheckError> {
+        let (ca, identity) = (TestCa::new(), identity("streaming"));
+        let key = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+        let csr = generate_csr(&identity, &key, KeyType::EcdsaP256).unwrap();
+        let leaf = ca.sign(&csr, NOW, HOUR, change);
+        checks(&identity).accept(vec![leaf], key, ca.roots()).map(drop)
+    }
+
+    fn checks(identity: &RequestedIdentity) -> Checks<'_> {
+        Checks { identity, now: NOW, allowed_skew: Duration::from_mins(1) }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_accepted() {
+        assert_eq!(verdict(|_| {}), Ok(()));
+    }
+
+    #[test]
+    fn a_leaf_without_usage_extensions_is_good_for_any_purpose() {
+        let bare = |params: &mut CertificateParams| {
+            params.key_usages.clear();
+            params.extended_key_usages.clear();
+        };
+        assert_eq!(verdict(bare), Ok(()));
+    }
+
+    #[test]
+    fn each_deviation_is_found_by_its_kind() {
+        type Change = fn(&mut CertificateParams);
+        let cases: [(&str, Change); 12] = [
+            ("wrong_names", |params| drop(params.subject_alt_names.pop())),
+            ("wrong_names", |params| params.subject_alt_names.push(SanType::DnsName("more".try_into().unwrap()))),
+            ("wrong_names", |params| params.subject_alt_names.push(SanType::IpAddress([10, 0, 0, 1].into()))),
+            ("wrong_names", |params| params.subject_alt_names.clear()),
+            ("wrong_names", |params| params.distinguished_name.push(rcgen::DnType::CommonName, "other")),
+            ("expired", |params| params.not_after = NOW),
+            ("not_yet_valid", |params| params.not_before = NOW + Duration::from_secs(61)),
+            ("is_ca", |params| params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained)),
+            ("key_usage", |params| params.key_usages.push(KeyUsagePurpose::CrlSign)),
+            ("key_usage", |params| params.key_usages = vec![KeyUsagePurpose::KeyAgreement]),
+            ("extended_key_usage", |params| {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }),
+            ("untrusted_chain", |params| {
+                // An extension that nobody knows and that must be understood.
+                let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+                extension.set_criticality(true);
+                params.custom_extensions.push(extension);
+            }),
+        ];
+        for (index, (kind, change)) in cases.into_iter().enumerate() {
+            let error = verdict(change).unwrap_err();
+            assert_eq!(error.kind(), kind, "case {index}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_allowed_skew_is_taken_and_no_more() {
+        assert_eq!(verdict(|params| params.not_before = NOW + Duration::from_secs(60)), Ok(()));
+    }
+
+    #[test]
+    fn only_other_names_leave_a_certificate_usable_meanwhile() {
+        let (ca, old, new) = (TestCa::new(), identity("streaming"), {
+            let mut new = identity("streaming");
+            new.names.insert("further".parse().unwrap());
+            new
+        });
+        let bundle = ca.bundle(&old, NOW, HOUR);
+        assert_eq!(checks(&old).check(&bundle), Ok(()));
+        assert!(checks(&new).check(&bundle).unwrap_err().still_usable());
+        let expired = Checks { now: NOW + HOUR * 2, ..checks(&new) };
+        assert!(!expired.check(&bundle).unwrap_err().still_usable());
+        let other = identity("other");
+        assert!(!checks(&other).check(&bundle).unwrap_err().still_usable());
+    }
+
+    #[test]
+    fn a_root_that_is_no_ca_verifies_nothing() {
+        let (ca, identity) = (TestCa::new(), identity("streaming"));
+        let bundle = ca.bundle(&identity, NOW, HOUR);
+        let error = verify_certificate_chain(bundle.chain(), bundle.chain(), NOW).unwrap_err();
+        assert_eq!(error, CheckError::Chain("a configured root is not a CA certificate".to_owned()));
+        assert!(verify_certificate_chain(&[], bundle.roots(), NOW).is_err());
+        assert!(verify_certificate_chain(bundle.chain(), TestCa::new().roots().as_slice(), NOW).is_err());
+        assert_eq!(certificate_expiration(&bundle), NOW + HOUR);
+    }
+}

@@ -126,6 +126,12 @@ impl PrivateKey {
             .unwrap_or_else(|_| PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pair.serialized_der().to_vec())))
     }
 
+    /// A second copy of the key, wiped like the first. For putting it into another bundle, and no other use.
+    pub(crate) fn try_clone(&self) -> Result<Self, KeyError> {
+        let der = PrivateKeyDer::try_from(self.pair.serialized_der()).map_err(|_| KeyError::Unreadable)?;
+        KeyPair::try_from(&der).map(|pair| Self { pair }).map_err(|_| KeyError::Unreadable)
+    }
+
     /// DER of the public key (`SubjectPublicKeyInfo`).
     #[must_use]
     pub fn public_key_der(&self) -> Vec<u8> {

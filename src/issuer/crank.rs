@@ -112,22 +112,19 @@ impl CrankIssuer {
 
     /// The roots that the issued chain must reach: a configured file, or of the reply only what the pin vouches for.
     fn issued_roots(&self, from_reply: &[u8]) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        if let Some(path) = &self.config.issued_roots_file {
-            return self.read_roots(path);
+        if let Some(roots) = self.roots()? {
+            return Ok(roots);
         }
-        match &self.config.trust {
-            CaTrust::RootFile(path) => self.read_roots(path),
-            CaTrust::Fingerprint(fingerprint) => {
-                let mut roots = certificates_from_pem("ca_certificate", from_reply, ROOTS_LIMIT)
-                    .map_err(|error| self.fail(IssueErrorKind::BrokenReply, error.to_string()))?;
-                roots.retain(|root| sha256(root) == *fingerprint);
-                if roots.is_empty() {
-                    let message = "sent no root with the configured sha256 fingerprint in `ca_certificate`";
-                    return Err(self.fail(IssueErrorKind::BrokenReply, message));
-                }
-                Ok(roots)
-            }
+        let mut roots = certificates_from_pem("ca_certificate", from_reply, ROOTS_LIMIT)
+            .map_err(|error| self.fail(IssueErrorKind::BrokenReply, error.to_string()))?;
+        if let CaTrust::Fingerprint(fingerprint) = &self.config.trust {
+            roots.retain(|root| sha256(root) == *fingerprint);
         }
+        if roots.is_empty() {
+            let message = "sent no root with the configured sha256 fingerprint in `ca_certificate`";
+            return Err(self.fail(IssueErrorKind::BrokenReply, message));
+        }
+        Ok(roots)
     }
 
     fn read_roots(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, IssueError> {
@@ -243,6 +240,14 @@ impl Issuer for CrankIssuer {
             }
             outcome => outcome,
         }
+    }
+
+    fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError> {
+        let file = match (&self.config.issued_roots_file, &self.config.trust) {
+            (Some(path), _) | (None, CaTrust::RootFile(path)) => path,
+            (None, CaTrust::Fingerprint(_)) => return Ok(None),
+        };
+        self.read_roots(file).map(Some)
     }
 
     fn url(&self) -> &str {

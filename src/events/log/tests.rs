@@ -18,7 +18,7 @@ struct FixedClock;
 
 impl Clock for FixedClock {
     fn now(&self) -> Now {
-        Now { wall: NOW, boot: std::time::Duration::ZERO }
+        Now { wall: NOW, boot: std::time::Duration::ZERO, running: std::time::Duration::ZERO }
     }
 }
 

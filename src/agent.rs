@@ -1,0 +1,146 @@
+//! Owns the composition of the agent: the only place where its parts are wired.
+
+mod life;
+mod readiness;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Arguments, Config, ConfigReport};
+use crate::control::ControlError;
+use crate::events::log::log_event;
+use crate::events::{CertificateEvent, EventBus, EventError, EventRecord, new_correlation_id};
+use crate::exit::Exit;
+use crate::manager::{CertificateUnavailableError, UnavailableCause};
+use crate::metrics::{Metrics, MetricsError};
+use crate::printable::error_chain;
+use crate::serve::ServeError;
+use crate::store::StoreError;
+use crate::tasks::TaskError;
+
+use life::{End, Life};
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The certificate directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no first certificate.
+    #[error(transparent)]
+    Unavailable(#[from] CertificateUnavailableError),
+    /// The TLS listener cannot start.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Metrics cannot be registered.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A part of the agent failed.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl AgentError {
+    /// The exit code of the process.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Store(_) => Exit::CannotWrite,
+            Self::Unavailable(error) => match error.cause {
+                UnavailableCause::CaUnavailable => Exit::Unavailable,
+                UnavailableCause::Refused => Exit::Refused,
+                UnavailableCause::CannotWrite => Exit::CannotWrite,
+                UnavailableCause::Stopped => Exit::Success,
+            },
+            Self::Serve(_) | Self::Control(_) => Exit::Configuration,
+            Self::Metrics(_) | Self::Task(_) | Self::Signals(_) => Exit::Internal,
+        }
+    }
+}
+
+/// What outlives a change of configuration.
+#[derive(Debug, Clone)]
+struct Shared {
+    arguments: Arguments,
+    clock: Arc<dyn Clock>,
+    events: EventBus,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+/// Runs the agent until `stop` is cancelled, or SIGTERM or SIGINT comes. `arguments` are resolved again on SIGHUP and
+/// when a watched file changes. Events go to the log and to the listeners of `events`.
+///
+/// # Errors
+/// When a part cannot start, or there is no first certificate.
+pub async fn run(
+    arguments: Arguments,
+    config: Config,
+    events: EventBus,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    events.subscribe(log_event);
+    let metrics = Metrics::new()?;
+    let observer = metrics.clone();
+    events.subscribe(move |record| observer.observe_event(record));
+    let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, stop };
+    let mut config = config;
+    let mut life = Life::begin(&shared, &config).await?;
+    loop {
+        let next = match life.run(&shared).await? {
+            End::Stopped => return Ok(()),
+            End::Reload(next) => *next,
+        };
+        life = match Life::begin(&shared, &next).await {
+            Ok(life) => {
+                shared.report(&next, CertificateEvent::ConfigReloaded, None);
+                config = next;
+                life
+            }
+            Err(error) => {
+                let error = EventError::new("configuration", &error_chain(&error));
+                shared.report(&config, CertificateEvent::ConfigRejected, Some(error));
+                Life::begin(&shared, &config).await?
+            }
+        };
+    }
+}
+
+impl Shared {
+    /// Resolves the arguments again. `None`: nothing changed, or it was refused, which has been told.
+    fn reload(&self, current: &Config) -> Option<Config> {
+        match crate::config::load(&self.arguments) {
+            Ok(next) if next == *current => None,
+            Ok(next) => Some(next),
+            Err(report) => {
+                self.report(current, CertificateEvent::ConfigRejected, Some(rejection(&report)));
+                None
+            }
+        }
+    }
+
+    fn report(&self, config: &Config, event: CertificateEvent, error: Option<EventError>) {
+        self.events.emit(&EventRecord {
+            event,
+            severity: event.severity(),
+            correlation_id: new_correlation_id(),
+            worker_id: config.identity.worker_id.clone(),
+            timestamp: self.clock.now().wall,
+            cert_metadata: None,
+            error,
+            detail: None,
+        });
+    }
+}
+
+fn rejection(report: &ConfigReport) -> EventError {
+    EventError::new(report.kind(), &report.to_string().replace('\n', "; "))
+}

@@ -1,0 +1,308 @@
+//! Owns `crank-agent dev`: a CA and an agent in one process on loopback, for a person to watch. The agent takes the very
+//! way it takes in production: token, verified TLS, CSR.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{self, AgentError};
+use crate::ca::{
+    CaConfig, CaError, CertificateAuthorityManager, InitOptions, RunningCa, Server, TokenError, Tokens,
+};
+use crate::clock::{Clock, SystemClock};
+use crate::config::facts::Facts;
+use crate::config::{self, Arguments, Config, ConfigReport};
+use crate::control::client;
+use crate::duration::format_duration;
+use crate::events::{CertificateEvent, EventBus, EventRecord};
+use crate::exit::Exit;
+use crate::identity::{CertificateMetadata, SubjectAltName, TrustDomain, WorkerId};
+use crate::printable::error_chain;
+
+/// What `dev` is asked for.
+#[derive(Debug, Clone)]
+pub struct DevOptions {
+    /// Where CA and certificates are kept; made on the first run.
+    pub data_dir: PathBuf,
+    /// The lifetime of certificates.
+    pub lifetime: Duration,
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// Further settings of the agent, as `--set` takes them.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A CA that runs and an agent that is about to.
+#[derive(Debug)]
+pub struct Dev {
+    options: DevOptions,
+    arguments: Arguments,
+    config: Config,
+    ca: RunningCa,
+    stop: CancellationToken,
+    clock: Arc<dyn Clock>,
+}
+
+/// Why `dev` ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// Something in the data directory cannot be made.
+    #[error("cannot write {path}")]
+    Write {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The CA.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The settings.
+    #[error(transparent)]
+    Configuration(#[from] ConfigReport),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+impl DevError {
+    /// The exit code of the process.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Write { .. } => Exit::CannotWrite,
+            Self::Ca(_) | Self::Token(_) => Exit::Unavailable,
+            Self::Configuration(_) => Exit::Configuration,
+            Self::Agent(error) => error.exit(),
+        }
+    }
+}
+
+impl Dev {
+    /// Makes what is missing in the data directory and starts the CA.
+    ///
+    /// # Errors
+    /// When the data directory cannot be written, the CA cannot start, or a setting is wrong.
+    pub async fn prepare(options: DevOptions) -> Result<Self, DevError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let stop = CancellationToken::new();
+        make_directory(&options.data_dir)?;
+        let ca_directory = options.data_dir.join("ca");
+        if !CertificateAuthorityManager::is_initialized(&ca_directory) {
+            let domain = TrustDomain::new(TRUST_DOMAIN).unwrap_or_else(|_| unreachable!("a valid constant"));
+            let init = InitOptions { name: "Crank development".to_owned(), ..InitOptions::new(domain) };
+            CertificateAuthorityManager::generate_ca_certificate(&ca_directory, &init, &*clock)?;
+        }
+        let names = ["localhost", "127.0.0.1"].iter().filter_map(|name| name.parse::<SubjectAltName>().ok()).collect();
+        let settings = CaConfig {
+            lifetime: options.lifetime,
+            environment: config::Environment::Development,
+            ..CaConfig::new(ca_directory, loopback_address(CA_PORT), names)
+        };
+        let ca = Server::start(settings, Arc::clone(&clock), stop.clone()).await?;
+        let token_file = options.data_dir.join("token");
+        write_token(&ca.tokens(), &options.worker_id, &token_file).await?;
+        let config_file = options.data_dir.join("config.toml");
+        if !config_file.exists() {
+            fs::write(&config_file, "# Settings of the agent; a change is applied while it runs.\n")
+                .map_err(|source| DevError::Write { path: config_file.clone(), source })?;
+        }
+        let spiffe_id = ca.trust_domain().worker(&options.worker_id);
+        let mut arguments = Arguments::new([], Facts::read())
+            .with_file(config_file)
+            .with_flag("dev", "worker_id", options.worker_id.as_str())
+            .with_flag("dev", "environment", "development")
+            .with_flag("dev", "identity.trust_domain", ca.trust_domain().as_str())
+            .with_flag("dev", "ca.url", &format!("https://localhost:{}", ca.address().port()))
+            .with_flag("dev", "ca.root_file", &ca.root_path().display().to_string())
+            .with_flag("dev", "ca.token_file", &token_file.display().to_string())
+            .with_flag("dev", "files.directory", &options.data_dir.join("certs").display().to_string())
+            .with_flag("dev", "server.listen", &loopback_address(AGENT_PORT).to_string())
+            .with_flag("dev", "server.metrics_allow", spiffe_id.as_str());
+        for (key, value) in &options.settings {
+            arguments = arguments.with_flag("--set", key, value);
+        }
+        let config = config::load(&arguments)?;
+        Ok(Self { options, arguments, config, ca, stop, clock })
+    }
+
+    /// The agent's configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Runs both until SIGINT or SIGTERM, and tells on standard output what happens.
+    ///
+    /// # Errors
+    /// When the agent cannot go on.
+    pub async fn run(self) -> Result<(), DevError> {
+        say(&self.introduction());
+        let events = EventBus::default();
+        self.narrate(&events);
+        let result = agent::run(self.arguments, self.config, events, self.stop.clone()).await;
+        self.stop.cancel();
+        self.ca.stopped().await?;
+        Ok(result?)
+    }
+
+    /// Prints each certificate, renews one that is left from an earlier run, and replaces a token that has lapsed.
+    fn narrate(&self, events: &EventBus) {
+        let look = self.commands();
+        let first = std::sync::Once::new();
+        let socket = self.config.control_socket.clone();
+        let timing = self.config.timing;
+        events.subscribe(move |record| match record.event {
+            CertificateEvent::CertIssued | CertificateEvent::CertRenewed => {
+                let Some(certificate) = &record.cert_metadata else { return };
+                say(&certificate_text(record.event, certificate, &timing));
+                first.call_once(|| say(&look));
+            }
+            CertificateEvent::CertAdopted => {
+                let socket = socket.clone();
+                // The lifetime asked for may be another; and a renewal is what one wants to see.
+                tokio::spawn(async move {
+                    if let Err(error) = client::renew(&socket, RENEWAL_PATIENCE).await {
+                        tracing::warn!(error = %error_chain(&error), "the certificate of the last run stays");
+                    }
+                });
+            }
+            _ => {}
+        });
+        let (tokens, worker) = (self.ca.tokens(), self.options.worker_id.clone());
+        let token_file = self.options.data_dir.join("token");
+        events.subscribe(move |record| {
+            if lacks_credential(record) {
+                let (tokens, worker, token_file) = (tokens.clone(), worker.clone(), token_file.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = write_token(&tokens, &worker, &token_file).await {
+                        tracing::warn!(error = %error_chain(&error), "cannot make a fresh token");
+                    }
+                });
+            }
+        });
+    }
+
+    fn introduction(&self) -> String {
+        let Self { options, config, ca, .. } = self;
+        let listen = config.server.as_ref().map_or("off".to_owned(), |server| format!("https://{}", server.listen));
+        format!(
+            "crank-agent dev\n\
+             \x20 CA       https://{ca_address}, its data in {data}/ca\n\
+             \x20 root     {fingerprint}\n\
+             \x20 worker   {worker} ({spiffe})\n\
+             \x20 files    {directory}\n\
+             \x20 probes   {listen}\n\
+             \x20 settings {data}/config.toml\n\
+             Certificates live {lifetime}. Ctrl-C ends CA and agent.\n",
+            ca_address = ca.address(),
+            data = options.data_dir.display(),
+            fingerprint = ca.root_fingerprint(),
+            worker = options.worker_id,
+            spiffe = config.identity.spiffe_id,
+            directory = config.files.directory.display(),
+            lifetime = format_duration(options.lifetime),
+        )
+    }
+
+    fn commands(&self) -> String {
+        let program = std::env::current_exe().map_or("crank-agent".to_owned(), |path| path.display().to_string());
+        let directory = self.config.files.directory.display();
+        let mut text = format!(
+            "To look further:\n\
+             \x20 {program} status --cert-dir {directory}\n\
+             \x20 {program} renew --cert-dir {directory}\n\
+             \x20 openssl x509 -in {directory}/client.crt -noout -text\n"
+        );
+        if let Some(server) = &self.config.server {
+            let port = server.listen.port();
+            text += &format!(
+                "\x20 curl --cacert {directory}/ca.crt https://localhost:{port}/readyz\n\
+                 \x20 curl --cacert {directory}/ca.crt --cert {directory}/client.crt --key {directory}/client.key \
+                 https://localhost:{port}/metrics\n"
+            );
+        }
+        text
+    }
+}
+
+fn certificate_text(
+    event: CertificateEvent,
+    certificate: &CertificateMetadata,
+    timing: &crate::schedule::Timing,
+) -> String {
+    let _ = timing;
+    let what = if event == CertificateEvent::CertRenewed { "Renewed" } else { "Issued" };
+    format!(
+        "{what} certificate {serial}\n\
+         \x20 subject     {subject}\n\
+         \x20 names       {names}\n\
+         \x20 not before  {not_before}\n\
+         \x20 not after   {not_after}\n",
+        serial = certificate.serial,
+        subject = certificate.subject,
+        names = certificate.names.join(", "),
+        not_before = certificate.not_before.format(&Rfc3339).unwrap_or_default(),
+        not_after = certificate.expires_at.format(&Rfc3339).unwrap_or_default(),
+    )
+}
+
+/// The agent's certificate has expired and its token is used up: after a long suspend, say.
+fn lacks_credential(record: &EventRecord) -> bool {
+    let kind = record.error.as_ref().map_or("", |error| error.kind.as_str());
+    record.event == CertificateEvent::CsrFailed && matches!(kind, "unauthenticated" | "credential")
+}
+
+async fn write_token(tokens: &Tokens, worker: &WorkerId, path: &Path) -> Result<(), DevError> {
+    let token = tokens.create(worker.clone(), TOKEN_LIFE, Vec::<SubjectAltName>::new()).await?;
+    let fail = |source| DevError::Write { path: path.to_owned(), source };
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(token.secret.expose().as_bytes())?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(fail)
+}
+
+fn make_directory(path: &Path) -> Result<(), DevError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let fail = |source| DevError::Write { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)
+}
+
+/// `port` on loopback, or a free one when it is taken.
+fn loopback_address(port: u16) -> SocketAddr {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let bound = TcpListener::bind(address).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    bound.and_then(|listener| listener.local_addr()).unwrap_or(address)
+}
+
+/// For the person at the terminal; whoever closed it does not want to know.
+fn say(text: &str) {
+    let mut output = io::stdout().lock();
+    let _ = writeln!(output, "{text}").and_then(|()| output.flush());
+}
+
+/// The port of the product's contract.
+const CA_PORT: u16 = 9090;
+
+const AGENT_PORT: u16 = 9443;
+
+const TRUST_DOMAIN: &str = "crank.local";
+
+const TOKEN_LIFE: Duration = Duration::from_mins(10);
+
+const RENEWAL_PATIENCE: Duration = Duration::from_mins(1);

@@ -1,0 +1,54 @@
+//! Owns the first steps of a worker: waiting for the CA, and a first certificate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{CaConfig, Config};
+use crate::identity::CertificateBundle;
+use crate::issuer::crank::CrankIssuer;
+use crate::issuer::{IssueError, IssueErrorKind};
+use crate::manager::{CertificateManager, CertificateUnavailableError};
+use crate::printable::error_chain;
+use crate::schedule::Jitter;
+use crate::schedule::backoff::BackOff;
+use crate::store::StoreError;
+
+/// A worker that has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum InitializationError {
+    /// The certificate directory cannot be used.
+    #[error("{}", error_chain(.0))]
+    Store(#[from] StoreError),
+    /// No certificate is to be had.
+    #[error(transparent)]
+    Unavailable(#[from] CertificateUnavailableError),
+}
+
+/// Obtains a worker's certificate unless a valid one is on disk, and publishes it: the work of `crank-agent init`.
+///
+/// # Errors
+/// When the certificate directory cannot be used, the CA refuses, or does not answer in the configured time.
+pub async fn initialize_worker_certificates(config: &Config) -> Result<Arc<CertificateBundle>, InitializationError> {
+    let (mut manager, _handle) = CertificateManager::open(config, Arc::new(SystemClock))?;
+    Ok(manager.ensure_certificates().await?)
+}
+
+/// Waits until the CA answers `GET /health` over verified TLS, for at most `wait`, with back-off between attempts.
+///
+/// # Errors
+/// The last failure, when `wait` is over; at once, when the CA is not the one expected.
+pub async fn wait_for_ca_service(config: &CaConfig, wait: Duration) -> Result<(), IssueError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let issuer = CrankIssuer::new(config.clone(), Arc::clone(&clock));
+    let deadline = clock.now().boot.saturating_add(wait);
+    let mut back_off = BackOff::new(Duration::from_secs(60));
+    loop {
+        let Err(error) = issuer.health().await else { return Ok(()) };
+        let left = deadline.saturating_sub(clock.now().boot);
+        if error.kind != IssueErrorKind::Unavailable || left.is_zero() {
+            return Err(error);
+        }
+        tokio::time::sleep(back_off.next_wait(Jitter::draw()).min(left)).await;
+    }
+}

@@ -1,0 +1,316 @@
+//! Owns [`CertificateManager`]: the one loop that sleeps, obtains, checks, installs and publishes.
+
+mod adopt;
+mod attempt;
+mod files;
+mod report;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::events::{CertificateEvent, EventBus, EventError, EventRecord};
+use crate::identity::{CertificateBundle, CertificateMetadata, KeyType, PrivateKey, RequestedIdentity};
+use crate::issuer::Issuer;
+use crate::issuer::crank::CrankIssuer;
+use crate::schedule::{RenewReason, RenewalRecord, SLICE, Schedule, Step};
+use crate::status::AgentStatus;
+use crate::store::{Store, StoreError};
+
+/// Keeps one worker's certificate: adopts what is on disk, obtains what is missing, renews in time, heals what others
+/// change. The driver of [`Schedule`].
+#[derive(Debug)]
+pub struct CertificateManager<I = CrankIssuer> {
+    settings: Settings,
+    issuer: I,
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    events: EventBus,
+    schedule: Schedule,
+    current: Option<Current>,
+    /// A key and CSR whose fate at the CA is unknown: sent again, so that a lost reply costs no second certificate.
+    unanswered: Option<UnansweredOrder>,
+    /// Issued, and not yet on disk.
+    unpublished: Option<Unpublished>,
+    /// A certificate was there before, be it only an expired one.
+    had_certificate: bool,
+    sweep_at: Option<Duration>,
+    waiters: Vec<oneshot::Sender<RenewOutcome>>,
+    commands: mpsc::Receiver<Command>,
+    published: watch::Sender<Option<Arc<CertificateBundle>>>,
+    status: watch::Sender<AgentStatus>,
+}
+
+/// What the manager needs of the configuration.
+#[derive(Debug, Clone)]
+struct Settings {
+    identity: RequestedIdentity,
+    key_type: KeyType,
+    allowed_skew: Duration,
+    startup_wait: Duration,
+    keep_generations: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    bundle: Arc<CertificateBundle>,
+    record: RenewalRecord,
+}
+
+#[derive(Debug)]
+struct UnansweredOrder {
+    key: PrivateKey,
+    csr_pem: String,
+}
+
+#[derive(Debug)]
+struct Unpublished {
+    bundle: CertificateBundle,
+    correlation_id: String,
+}
+
+/// Talks to a running manager.
+#[derive(Debug, Clone)]
+pub struct ManagerHandle {
+    commands: mpsc::Sender<Command>,
+    published: watch::Receiver<Option<Arc<CertificateBundle>>>,
+    status: watch::Receiver<AgentStatus>,
+}
+
+/// What a manager is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Renew now; the outcome of the attempt goes to the sender, if there is one.
+    Renew(Option<oneshot::Sender<RenewOutcome>>),
+    /// Something in the certificate directory changed.
+    FilesChanged,
+    /// A token or root file changed.
+    CredentialsChanged,
+}
+
+/// How an attempt that was asked for ended: the new certificate, or why there is none.
+pub type RenewOutcome = Result<CertificateMetadata, EventError>;
+
+/// There is no valid certificate, and waiting longer is of no use or not wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot start without a valid certificate for `{worker}`: {message}; {advice}")]
+pub struct CertificateUnavailableError {
+    /// The worker id.
+    pub worker: String,
+    /// Whose fault it is.
+    pub cause: UnavailableCause,
+    /// What was tried, and how it failed.
+    pub message: String,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+/// Why there is no certificate; decides on the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnavailableCause {
+    /// The CA does not answer, or not in a way that can be used.
+    CaUnavailable,
+    /// The CA refuses, or there is no credential to ask with.
+    Refused,
+    /// The certificate directory cannot be written.
+    CannotWrite,
+    /// The manager was told to stop before it had one.
+    Stopped,
+}
+
+impl CertificateManager<CrankIssuer> {
+    /// A manager for `config`, with its certificate directory opened and locked.
+    ///
+    /// # Errors
+    /// When the directory is missing, is not writable, or another agent has it.
+    pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Self, ManagerHandle), StoreError> {
+        let store = Arc::new(Store::open(&config.files)?);
+        let issuer = CrankIssuer::new(config.ca.clone(), Arc::clone(&clock));
+        Ok(Self::new(config, issuer, store, clock, EventBus::default()))
+    }
+}
+
+impl<I: Issuer> CertificateManager<I> {
+    /// A manager of given parts.
+    pub fn new(
+        config: &Config,
+        issuer: I,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        events: EventBus,
+    ) -> (Self, ManagerHandle) {
+        let (commands_sender, commands) = mpsc::channel(COMMANDS);
+        let (published, published_receiver) = watch::channel(None);
+        let status = report::first_status(config, issuer.url(), clock.now().wall);
+        let (status, status_receiver) = watch::channel(status);
+        let manager = Self {
+            settings: Settings {
+                identity: config.identity.clone(),
+                key_type: config.key_type,
+                allowed_skew: config.allowed_skew,
+                startup_wait: config.ca.startup_wait,
+                keep_generations: config.files.keep_generations,
+            },
+            issuer,
+            store,
+            schedule: Schedule::new(config.timing),
+            clock,
+            events,
+            current: None,
+            unanswered: None,
+            unpublished: None,
+            had_certificate: false,
+            sweep_at: None,
+            waiters: Vec::new(),
+            commands,
+            published,
+            status,
+        };
+        let handle =
+            ManagerHandle { commands: commands_sender, published: published_receiver, status: status_receiver };
+        (manager, handle)
+    }
+
+    /// Calls `listener` for each `event`. It runs on the manager's task and must return quickly.
+    pub fn on_event(&self, event: CertificateEvent, listener: impl Fn(&EventRecord) + Send + Sync + 'static) {
+        self.events.subscribe(move |record| {
+            if record.event == event {
+                listener(record);
+            }
+        });
+    }
+
+    /// A valid certificate: the one on disk, or a new one. Waits for the CA as long as the configuration says.
+    ///
+    /// # Errors
+    /// When there is none by then, or the CA refuses.
+    pub async fn ensure_certificates(&mut self) -> Result<Arc<CertificateBundle>, CertificateUnavailableError> {
+        self.obtain_first(&CancellationToken::new()).await
+    }
+
+    /// Keeps the certificate until `stop` is cancelled. An attempt under way is finished first.
+    ///
+    /// # Errors
+    /// When there is no certificate at the start and none can be had. Never later.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), CertificateUnavailableError> {
+        match self.obtain_first(&stop).await {
+            Ok(_) => {}
+            Err(error) if error.cause == UnavailableCause::Stopped => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        while !stop.is_cancelled() {
+            self.turn(&stop, None).await;
+        }
+        Ok(())
+    }
+
+    async fn obtain_first(
+        &mut self,
+        stop: &CancellationToken,
+    ) -> Result<Arc<CertificateBundle>, CertificateUnavailableError> {
+        if self.current.is_none() {
+            self.adopt().await;
+        }
+        let deadline = self.clock.now().boot.saturating_add(self.settings.startup_wait);
+        let mut last: Option<attempt::AttemptError> = None;
+        let mut attempts: u32 = 0;
+        loop {
+            if let Some(current) = &self.current {
+                return Ok(Arc::clone(&current.bundle));
+            }
+            if stop.is_cancelled() {
+                return Err(self.unavailable(UnavailableCause::Stopped, "told to stop".to_owned()));
+            }
+            if let Some(failed) = self.turn(stop, Some(deadline)).await {
+                attempts += 1;
+                let hopeless = failed.is_final_without_certificate();
+                last = Some(failed);
+                if !hopeless && self.clock.now().boot < deadline {
+                    continue;
+                }
+            } else if self.current.is_some() || self.clock.now().boot < deadline {
+                continue;
+            }
+            return Err(self.first_failed(last.as_ref(), attempts));
+        }
+    }
+
+    /// Performs one step. Returns the error of an attempt that failed.
+    async fn turn(&mut self, stop: &CancellationToken, deadline: Option<Duration>) -> Option<attempt::AttemptError> {
+        let now = self.clock.now();
+        match self.schedule.step(now) {
+            Step::Wait(wait) => self.wait(wait, deadline, stop).await,
+            Step::Renew(reason) => return self.attempt(reason).await.err(),
+            Step::Check => self.check().await,
+            Step::ReportExpired => self.report_expiry(CertificateEvent::Expired),
+            Step::ReportExpiring => self.report_expiry(CertificateEvent::ExpiringSoon),
+            Step::ClockStepped(seconds) => self.report_clock(format!("the wall clock was set by {seconds:+.0} s")),
+            Step::Suspended(length) => self.report_clock(format!("the machine slept for {} s", length.as_secs())),
+        }
+        None
+    }
+
+    async fn wait(&mut self, wait: Duration, deadline: Option<Duration>, stop: &CancellationToken) {
+        let now = self.clock.now().boot;
+        let until = |instant: Option<Duration>| instant.map_or(Duration::MAX, |at| at.saturating_sub(now));
+        let sleep = wait.min(SLICE).min(until(deadline)).min(until(self.sweep_at));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            Some(command) = self.commands.recv() => self.obey(command).await,
+            () = tokio::time::sleep(sleep) => {}
+        }
+        if self.sweep_at.is_some_and(|at| self.clock.now().boot >= at) {
+            self.sweep().await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Renew(waiter) => {
+                self.waiters.extend(waiter);
+                self.schedule.request(RenewReason::Operator);
+            }
+            Command::FilesChanged => self.schedule.request_check(self.clock.now()),
+            Command::CredentialsChanged => {
+                self.schedule.credential_changed(self.clock.now());
+                self.refresh_roots().await;
+            }
+        }
+    }
+
+    fn wall(&self) -> OffsetDateTime {
+        self.clock.now().wall
+    }
+}
+
+impl ManagerHandle {
+    /// The certificate in force, and its successors.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Option<Arc<CertificateBundle>>> {
+        self.published.clone()
+    }
+
+    /// The status, and its successors.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<AgentStatus> {
+        self.status.clone()
+    }
+
+    /// Tells the manager something. `false` when it has stopped, or has more than it can take.
+    #[must_use]
+    pub fn tell(&self, command: Command) -> bool {
+        self.commands.try_send(command).is_ok()
+    }
+}
+
+/// Commands that may wait; a manager in an attempt takes them afterwards.
+const COMMANDS: usize = 32;
+
+#[cfg(test)]
+mod tests;

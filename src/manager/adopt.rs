@@ -1,0 +1,103 @@
+//! Owns taking over what is on disk at the start.
+
+use std::sync::Arc;
+
+use super::{CertificateManager, Current};
+use crate::events::{CertificateEvent, EventError, new_correlation_id};
+use crate::identity::{CertificateBundle, CheckError, Checks, verify_certificate_chain};
+use crate::issuer::Issuer;
+use crate::printable::error_chain;
+use crate::schedule::{Jitter, RenewReason, RenewalRecord, Validity};
+use crate::store::{Origin, Published};
+
+impl<I: Issuer> CertificateManager<I> {
+    /// Takes over a valid certificate that is on disk without asking the CA. One with other names than are configured
+    /// now serves until its successor is there, which is asked for at once.
+    pub(super) async fn adopt(&mut self) {
+        let correlation_id = new_correlation_id();
+        let published = match self.load().await {
+            Ok(Some(published)) => published,
+            Ok(None) => return,
+            Err(error) => {
+                let error = EventError::new(error.kind(), &error_chain(&error));
+                self.emit(CertificateEvent::ValidationFailed, &correlation_id, None, Some(error));
+                return;
+            }
+        };
+        self.had_certificate = true;
+        let now = self.wall();
+        let checks =
+            Checks { identity: &self.settings.identity, now, allowed_skew: self.settings.allowed_skew };
+        match checks.check(&published.bundle) {
+            Ok(()) => self.take_over(published, &correlation_id).await,
+            Err(error) if error.still_usable() => {
+                tracing::info!(error = %error, "the certificate on disk will be replaced");
+                self.take_over(published, &correlation_id).await;
+                self.schedule.request(RenewReason::Changed);
+            }
+            Err(error) => {
+                let event = match error {
+                    CheckError::Expired { .. } => CertificateEvent::Expired,
+                    _ => CertificateEvent::ValidationFailed,
+                };
+                let metadata = published.bundle.metadata(now);
+                let error = EventError::new(error.kind(), &format!("on disk: {}", error_chain(&error)));
+                self.emit(event, &correlation_id, Some(metadata), Some(error));
+            }
+        }
+    }
+
+    async fn take_over(&mut self, published: Published, correlation_id: &str) {
+        let Published { bundle, record, origin } = published;
+        let bundle = Arc::new(bundle);
+        let whole = record.is_some() && matches!(origin, Origin::Generation(_));
+        let record =
+            record.unwrap_or_else(|| RenewalRecord { jitter: Jitter::draw(), installed_at: bundle.not_before() });
+        if !whole
+            && let Err(error) = self.write(Arc::clone(&bundle), record).await
+        {
+            // It stays usable as it is; the next check tries again.
+            let error = EventError::new(error.kind(), &error_chain(&error));
+            self.emit(CertificateEvent::PublishFailed, correlation_id, None, Some(error));
+        }
+        self.schedule.adopted(Validity::of(&bundle), record);
+        self.install(Current { bundle, record });
+        let certificate = self.metadata();
+        self.emit(CertificateEvent::CertAdopted, correlation_id, certificate, None);
+        self.refresh_roots().await;
+    }
+
+    /// Brings `ca.crt` in step with the configured roots: published anew where the chain verifies to them, a new
+    /// certificate asked for where it does not.
+    pub(super) async fn refresh_roots(&mut self) {
+        let Some(current) = self.current.clone() else { return };
+        let roots = match self.issuer.roots() {
+            Ok(Some(roots)) => roots,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(error = %error, "the configured roots cannot be read; ca.crt stays as it is");
+                return;
+            }
+        };
+        if roots == current.bundle.roots() {
+            return;
+        }
+        if let Err(error) = verify_certificate_chain(current.bundle.chain(), &roots, self.wall()) {
+            tracing::info!(error = %error, "the configured roots changed, and the certificate is not of theirs");
+            self.schedule.request(RenewReason::Changed);
+            return;
+        }
+        let Ok(bundle) = current.bundle.with_roots(roots) else { return };
+        let bundle: Arc<CertificateBundle> = Arc::new(bundle);
+        match self.write(Arc::clone(&bundle), current.record).await {
+            Ok(()) => {
+                tracing::info!("published the changed roots");
+                self.install(Current { bundle, record: current.record });
+            }
+            Err(error) => {
+                let error = EventError::new(error.kind(), &error_chain(&error));
+                self.emit(CertificateEvent::PublishFailed, &new_correlation_id(), None, Some(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Owns one attempt to obtain a certificate: key, CSR, CA, checks, publication.
+
+use std::sync::Arc;
+
+use super::{
+    CertificateManager, CertificateUnavailableError, Current, UnansweredOrder, UnavailableCause, Unpublished,
+};
+use crate::events::{CertificateEvent, EventError, new_correlation_id};
+use crate::identity::csr::CsrError;
+use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, Checks, KeyError, PrivateKey, generate_csr};
+use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order};
+use crate::printable::error_chain;
+use crate::schedule::{Failure, Jitter, RenewReason, RenewalRecord, Validity};
+use crate::status::LastAttempt;
+use crate::store::StoreError;
+
+/// Where an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttemptError {
+    #[error("cannot make a key")]
+    Key(#[from] KeyError),
+    #[error("cannot make a CSR")]
+    Csr(#[from] CsrError),
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    #[error("the CA returned a certificate that is not fit: {0}")]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AttemptError {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Csr(_) => "csr",
+            Self::Issue(error) => error.kind(),
+            Self::Check(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn event(&self) -> CertificateEvent {
+        match self {
+            Self::Issue(error) => match error.kind {
+                IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) | IssueErrorKind::Untrusted => {
+                    CertificateEvent::CaUnavailable
+                }
+                _ => CertificateEvent::CsrFailed,
+            },
+            Self::Key(_) | Self::Csr(_) => CertificateEvent::CsrFailed,
+            Self::Check(_) => CertificateEvent::ValidationFailed,
+            Self::Store(_) => CertificateEvent::PublishFailed,
+        }
+    }
+
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Issue(error) => match error.kind {
+                IssueErrorKind::Unavailable | IssueErrorKind::Untrusted => Failure::Transient,
+                IssueErrorKind::RateLimited(wait) => Failure::RateLimited(wait.unwrap_or_default()),
+                IssueErrorKind::Unauthenticated
+                | IssueErrorKind::Refused
+                | IssueErrorKind::BrokenReply
+                | IssueErrorKind::Credential => Failure::Refused,
+            },
+            Self::Key(_) | Self::Csr(_) | Self::Check(_) => Failure::Refused,
+            Self::Store(_) => Failure::Transient,
+        }
+    }
+
+    /// Whether an agent without any certificate should give up at once instead of trying until its deadline.
+    pub(super) fn is_final_without_certificate(&self) -> bool {
+        match self {
+            Self::Issue(error) => !matches!(
+                error.kind,
+                IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) | IssueErrorKind::Credential
+            ),
+            Self::Key(_) | Self::Csr(_) | Self::Check(_) => true,
+            Self::Store(_) => false,
+        }
+    }
+
+    fn cause(&self) -> UnavailableCause {
+        match self {
+            Self::Issue(error) => match error.kind {
+                IssueErrorKind::Unauthenticated | IssueErrorKind::Refused | IssueErrorKind::Credential => {
+                    UnavailableCause::Refused
+                }
+                _ => UnavailableCause::CaUnavailable,
+            },
+            Self::Key(_) | Self::Csr(_) | Self::Check(_) => UnavailableCause::CaUnavailable,
+            Self::Store(_) => UnavailableCause::CannotWrite,
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Issue(error) => match error.kind {
+                IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) => {
+                    "check that the CA runs and that CA_SERVICE_URL leads to it"
+                }
+                IssueErrorKind::Untrusted => {
+                    "check that ca.root_file or ca.root_fingerprint is the root of this CA, and that CA_SERVICE_URL \
+                     has a name in its certificate"
+                }
+                IssueErrorKind::Unauthenticated | IssueErrorKind::Credential => {
+                    "give a fresh token in ca.token_file (crank-ca token create --worker ID)"
+                }
+                IssueErrorKind::Refused => "ask the CA's operator which names this worker may have",
+                IssueErrorKind::BrokenReply => "check that CA_SERVICE_URL leads to a crank-ca",
+            },
+            Self::Check(_) => "nothing was installed; check the CA, its clock and this machine's",
+            Self::Key(_) | Self::Csr(_) => "check identity.key_type and identity.names",
+            Self::Store(_) => "check the volume of the certificate directory: space, mode, owner",
+        }
+    }
+}
+
+impl<I: Issuer> CertificateManager<I> {
+    /// Obtains a certificate and publishes it; on failure the schedule knows when to try again.
+    pub(super) async fn attempt(&mut self, reason: RenewReason) -> Result<(), AttemptError> {
+        tracing::debug!(?reason, "obtaining a certificate");
+        // What waited for the disk until it expired is of no use.
+        let now = self.wall();
+        let unpublished = match self.unpublished.take_if(|waiting| now < waiting.bundle.not_after()) {
+            Some(unpublished) => Ok(unpublished),
+            None => self.obtain().await,
+        };
+        let outcome = match unpublished {
+            Ok(unpublished) => {
+                let correlation_id = unpublished.correlation_id.clone();
+                (self.publish(unpublished).await, correlation_id)
+            }
+            Err((error, correlation_id)) => (Err(error), correlation_id),
+        };
+        let (result, correlation_id) = outcome;
+        self.conclude(result.as_ref(), correlation_id);
+        result.map(drop)
+    }
+
+    /// From key to checked bundle. The correlation id comes back in either case.
+    async fn obtain(&mut self) -> Result<Unpublished, (AttemptError, String)> {
+        let correlation_id = new_correlation_id();
+        match self.obtain_as(&correlation_id).await {
+            Ok(bundle) => Ok(Unpublished { bundle, correlation_id }),
+            Err(error) => Err((error, correlation_id)),
+        }
+    }
+
+    async fn obtain_as(&mut self, correlation_id: &str) -> Result<CertificateBundle, AttemptError> {
+        let order = match self.unanswered.take() {
+            Some(order) => order,
+            None => self.new_order(correlation_id).await?,
+        };
+        let now = self.wall();
+        // An expired certificate no longer proves who asks.
+        let current = self.current.as_ref().map(|current| Arc::clone(&current.bundle));
+        let current = current.filter(|bundle| now < bundle.not_after());
+        self.emit(CertificateEvent::CsrSubmitted, correlation_id, None, None);
+        let issued = self
+            .issuer
+            .issue(&Order {
+                csr_pem: &order.csr_pem,
+                identity: &self.settings.identity,
+                correlation_id,
+                current: current.as_deref(),
+            })
+            .await;
+        let issued = match issued {
+            Ok(issued) => issued,
+            Err(error) => {
+                self.note_ca(error.clock_skew_seconds);
+                if error.kind == IssueErrorKind::Unavailable {
+                    self.unanswered = Some(order);
+                }
+                return Err(error.into());
+            }
+        };
+        self.note_ca(issued.clock_skew_seconds);
+        let checks = Checks {
+            identity: &self.settings.identity,
+            now: self.wall(),
+            allowed_skew: self.settings.allowed_skew,
+        };
+        Ok(checks.accept(issued.chain, order.key, issued.roots)?)
+    }
+
+    /// A fresh key for every certificate. RSA takes seconds: off the async thread.
+    async fn new_order(&mut self, correlation_id: &str) -> Result<UnansweredOrder, AttemptError> {
+        let key_type = self.settings.key_type;
+        let identity = self.settings.identity.clone();
+        let order = tokio::task::spawn_blocking(move || {
+            let key = PrivateKey::generate(key_type)?;
+            let csr_pem = generate_csr(&identity, &key, key_type)?;
+            Ok::<_, AttemptError>(UnansweredOrder { key, csr_pem })
+        })
+        .await
+        .unwrap_or(Err(AttemptError::Key(KeyError::Generation(key_type))))?;
+        self.emit(CertificateEvent::CsrGenerated, correlation_id, None, None);
+        Ok(order)
+    }
+
+    /// Writes a checked bundle; kept for the next attempt when the disk does not take it.
+    async fn publish(&mut self, unpublished: Unpublished) -> Result<CertificateMetadata, AttemptError> {
+        let Unpublished { bundle, correlation_id } = unpublished;
+        let bundle = Arc::new(bundle);
+        let record = RenewalRecord { jitter: Jitter::draw(), installed_at: self.wall() };
+        let written = self.write(Arc::clone(&bundle), record).await;
+        if let Err(error) = written {
+            if let Ok(bundle) = Arc::try_unwrap(bundle) {
+                self.unpublished = Some(Unpublished { bundle, correlation_id });
+            }
+            return Err(error.into());
+        }
+        let event =
+            if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
+        let metadata = bundle.metadata(self.wall());
+        self.schedule.installed(Validity::of(&bundle), record, self.clock.now());
+        self.install(Current { bundle, record });
+        self.emit(event, &correlation_id, Some(metadata.clone()), None);
+        Ok(metadata)
+    }
+
+    /// Tells everybody how the attempt ended.
+    fn conclude(&mut self, result: Result<&CertificateMetadata, &AttemptError>, correlation_id: String) {
+        let now = self.clock.now();
+        let error = result.err().map(|error| EventError::new(error.kind(), &error_chain(error)));
+        if let Err(failed) = result {
+            let wait = self.schedule.failed(failed.failure(), now, Jitter::draw());
+            let detail = format!("attempt {} failed, next in {:.1} s", self.schedule.failures(), wait.as_secs_f64());
+            let certificate = self.metadata();
+            self.emit_detailed(failed.event(), &correlation_id, certificate, error.clone(), Some(detail));
+        }
+        for waiter in self.waiters.drain(..) {
+            // Whoever asked may have gone.
+            let _ = waiter.send(match (&result, &error) {
+                (Ok(certificate), _) => Ok((*certificate).clone()),
+                (Err(_), Some(error)) => Err(error.clone()),
+                (Err(_), None) => continue,
+            });
+        }
+        self.report_attempt(LastAttempt { at: now.wall, correlation_id, error }, now);
+    }
+
+    /// The error with which an agent without a certificate ends.
+    pub(super) fn first_failed(&self, last: Option<&AttemptError>, attempts: u32) -> CertificateUnavailableError {
+        let Some(error) = last else {
+            return self.unavailable(UnavailableCause::CaUnavailable, "no attempt was made".to_owned());
+        };
+        let seconds = self.settings.startup_wait.as_secs_f64();
+        let tried = if error.is_final_without_certificate() {
+            String::new()
+        } else {
+            format!(" (attempts: {attempts}, waited up to {seconds} s)")
+        };
+        CertificateUnavailableError {
+            advice: error.advice(),
+            ..self.unavailable(error.cause(), format!("{}{tried}", error_chain(error)))
+        }
+    }
+
+    pub(super) fn unavailable(&self, cause: UnavailableCause, message: String) -> CertificateUnavailableError {
+        CertificateUnavailableError {
+            worker: self.settings.identity.worker_id.to_string(),
+            cause,
+            message,
+            advice: "check that the CA runs and that CA_SERVICE_URL leads to it",
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Owns the manager's dealings with the disk: writing, comparing, healing, sweeping; all off the async thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CertificateManager, Current};
+use crate::events::{CertificateEvent, EventError, new_correlation_id};
+use crate::identity::CertificateBundle;
+use crate::issuer::Issuer;
+use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
+use crate::schedule::{RenewalRecord, SLICE};
+use crate::store::{Published, Store, StoreError};
+
+impl<I: Issuer> CertificateManager<I> {
+    /// Publishes a generation. The one before is removed later: see `sweep`.
+    pub(super) async fn write(
+        &mut self,
+        bundle: Arc<CertificateBundle>,
+        record: RenewalRecord,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.on_disk(move |store| store.publish(&bundle, &record, now)).await?;
+        self.sweep_later(self.settings.keep_generations);
+        Ok(())
+    }
+
+    pub(super) async fn load(&self) -> Result<Option<Published>, StoreError> {
+        self.on_disk(Store::load).await
+    }
+
+    /// Compares the files with what was published, and puts back what someone else changed.
+    pub(super) async fn check(&mut self) {
+        // Whoever watches the status looks again, by the clock.
+        self.status.send_modify(|_| {});
+        if self.current.is_none() {
+            return;
+        }
+        let changes = match self.on_disk(Store::verify).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                let error = EventError::new(error.kind(), &error_chain(&error));
+                self.emit(CertificateEvent::FilesChanged, &new_correlation_id(), None, Some(error));
+                return;
+            }
+        };
+        if changes.is_empty() {
+            return;
+        }
+        let correlation_id = new_correlation_id();
+        let list: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        let list = printable(&list.join(", "), FOREIGN_TEXT_LIMIT);
+        let certificate = self.metadata();
+        let detail = Some(list);
+        self.emit_detailed(CertificateEvent::FilesChanged, &correlation_id, certificate.clone(), None, detail);
+        let Some(Current { bundle, record }) = self.current.clone() else { return };
+        let now = self.clock.now();
+        match self.on_disk(move |store| store.heal(&bundle, &record, now)).await {
+            Ok(_) => {
+                self.sweep_later(self.settings.keep_generations);
+                self.emit(CertificateEvent::FilesHealed, &correlation_id, certificate, None);
+            }
+            Err(error) => {
+                let error = EventError::new(error.kind(), &error_chain(&error));
+                self.emit(CertificateEvent::PublishFailed, &correlation_id, certificate, Some(error));
+                // An hour is too long for a worker without files.
+                self.schedule.request_check_within(self.clock.now(), SLICE);
+            }
+        }
+    }
+
+    /// Removes generations that have been kept long enough.
+    pub(super) async fn sweep(&mut self) {
+        let now = self.clock.now();
+        self.sweep_at = None;
+        match self.on_disk(move |store| store.sweep(now)).await {
+            Ok(Some(next)) => self.sweep_later(next),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(error = %error_chain(&error), "earlier generations cannot be removed");
+                self.sweep_later(self.settings.keep_generations.max(SLICE));
+            }
+        }
+    }
+
+    fn sweep_later(&mut self, wait: Duration) {
+        self.sweep_at = Some(self.clock.now().boot.saturating_add(wait));
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(
+                error.try_into_panic().unwrap_or_else(|_| Box::new("the runtime stopped during disk work")),
+            ),
+        }
+    }
+}

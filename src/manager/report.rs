@@ -1,0 +1,118 @@
+//! Owns what the manager tells: events and status.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::{CertificateManager, Current};
+use crate::clock::Now;
+use crate::config::Config;
+use crate::events::{CertificateEvent, EventError, EventRecord, new_correlation_id};
+use crate::identity::CertificateMetadata;
+use crate::issuer::Issuer;
+use crate::status::{AgentStatus, BackOff, CaStatus, LastAttempt};
+
+impl<I: Issuer> CertificateManager<I> {
+    pub(super) fn emit(
+        &self,
+        event: CertificateEvent,
+        correlation_id: &str,
+        cert_metadata: Option<CertificateMetadata>,
+        error: Option<EventError>,
+    ) {
+        self.emit_detailed(event, correlation_id, cert_metadata, error, None);
+    }
+
+    pub(super) fn emit_detailed(
+        &self,
+        event: CertificateEvent,
+        correlation_id: &str,
+        cert_metadata: Option<CertificateMetadata>,
+        error: Option<EventError>,
+        detail: Option<String>,
+    ) {
+        self.events.emit(&EventRecord {
+            event,
+            severity: event.severity(),
+            correlation_id: correlation_id.to_owned(),
+            worker_id: self.settings.identity.worker_id.clone(),
+            timestamp: self.wall(),
+            cert_metadata,
+            error,
+            detail,
+        });
+    }
+
+    /// The facts of the certificate in force, as of now.
+    pub(super) fn metadata(&self) -> Option<CertificateMetadata> {
+        self.current.as_ref().map(|current| current.bundle.metadata(self.wall()))
+    }
+
+    /// Puts a published certificate in force.
+    pub(super) fn install(&mut self, current: Current) {
+        self.had_certificate = true;
+        self.published.send_replace(Some(Arc::clone(&current.bundle)));
+        self.current = Some(current);
+        let certificate = self.metadata();
+        let next_renewal = self.schedule.next_renewal();
+        self.status.send_modify(|status| {
+            status.certificate = certificate;
+            status.next_renewal = next_renewal;
+        });
+    }
+
+    pub(super) fn report_expiry(&self, event: CertificateEvent) {
+        self.emit(event, &new_correlation_id(), self.metadata(), None);
+    }
+
+    pub(super) fn report_clock(&self, detail: String) {
+        let id = new_correlation_id();
+        self.emit_detailed(CertificateEvent::ClockStepped, &id, self.metadata(), None, Some(detail));
+    }
+
+    /// The CA answered, or not; its clock is compared with ours.
+    pub(super) fn note_ca(&self, clock_skew_seconds: Option<f64>) {
+        let Some(skew) = clock_skew_seconds else { return };
+        let now = self.wall();
+        self.status.send_modify(|status| {
+            status.ca.last_answer = Some(now);
+            status.ca.clock_skew_seconds = Some(skew);
+        });
+        if skew.abs() > self.settings.allowed_skew.as_secs_f64() {
+            let detail = format!("the CA's clock is {skew:+.0} s from this machine's");
+            self.emit_detailed(CertificateEvent::ClockSkew, &new_correlation_id(), None, None, Some(detail));
+        }
+    }
+
+    pub(super) fn report_attempt(&self, attempt: LastAttempt, now: Now) {
+        let back_off = attempt.error.as_ref().map(|_| BackOff {
+            failures: self.schedule.failures(),
+            next_attempt: now.wall.saturating_add(
+                time::Duration::try_from(self.schedule.until_attempt(now)).unwrap_or(time::Duration::ZERO),
+            ),
+        });
+        let next_renewal = self.schedule.next_renewal();
+        self.status.send_modify(|status| {
+            status.last_attempt = Some(attempt);
+            status.back_off = back_off;
+            status.next_renewal = next_renewal;
+        });
+    }
+}
+
+/// The status before anything has happened.
+pub(super) fn first_status(config: &Config, ca_url: &str, now: OffsetDateTime) -> AgentStatus {
+    AgentStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        worker_id: config.identity.worker_id.clone(),
+        spiffe_id: config.identity.spiffe_id.clone(),
+        directory: config.files.directory.display().to_string(),
+        started_at: now,
+        certificate: None,
+        next_renewal: None,
+        last_attempt: None,
+        back_off: None,
+        ca: CaStatus { url: ca_url.to_owned(), last_answer: None, clock_skew_seconds: None },
+        deliveries: Vec::new(),
+    }
+}

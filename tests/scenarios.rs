@@ -1,0 +1,249 @@
+//! The failure scenarios, with the agent as one process and a real crank-ca as another.
+
+#[path = "support/processes.rs"]
+mod processes;
+
+use std::time::{Duration, Instant};
+
+use processes::{Ca, Worker, until};
+use rustix::process::Signal;
+
+/// Renew in the first tenth of a certificate's life, so that a test need not wait for its half.
+const EARLY: (&str, &str) = ("CRANK_SCHEDULE_RENEW_FRACTION", "0.03,0.05");
+
+#[test]
+fn from_an_empty_directory_to_a_renewed_identity() {
+    let ca = Ca::start("60s");
+    let worker = Worker::of(&ca, "streaming").with(EARLY.0, EARLY.1);
+    let mut agent = worker.start();
+    let issued = agent.event("CERT_ISSUED", 1);
+    assert_eq!(issued["worker_id"], "streaming");
+    let first = worker.serial().unwrap();
+    assert_eq!(issued["cert_metadata"]["serial"], first.as_str());
+    assert_eq!(issued["cert_metadata"]["subject"], "CN=streaming, O=Crank Platform, OU=Worker Services");
+    // One correlation id from the CSR to the certificate.
+    assert_eq!(agent.event("CSR_GENERATED", 1)["correlation_id"], issued["correlation_id"]);
+    assert_eq!(agent.event("CSR_SUBMITTED", 1)["correlation_id"], issued["correlation_id"]);
+    // The token was for one use: the renewal is by mTLS.
+    let renewed = agent.event("CERT_RENEWED", 1);
+    assert_ne!(renewed["cert_metadata"]["serial"], first.as_str());
+    assert_eq!(worker.serial().unwrap(), renewed["cert_metadata"]["serial"]);
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.wait().code(), Some(0), "{}", agent.log());
+    assert!(!agent.log().contains("PRIVATE KEY"));
+}
+
+#[test]
+fn a_worker_without_certificate_and_ca_fails_with_69_in_time() {
+    let ca = Ca::stopped("1h");
+    let worker = Worker::of(&ca, "streaming").with("CRANK_CA_STARTUP_WAIT", "2s");
+    for command in ["run", "init"] {
+        let begun = Instant::now();
+        let output = worker.run_once(&[command]);
+        assert_eq!(output.status.code(), Some(69), "{output:?}");
+        assert!(begun.elapsed() >= Duration::from_secs(2), "it waits for the CA");
+        let text = String::from_utf8(output.stderr).unwrap();
+        for part in ["cannot start without a valid certificate", &ca.url(), "Connection refused", "CA_SERVICE_URL"] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        assert_eq!(worker.serial(), None);
+    }
+}
+
+#[test]
+fn a_valid_certificate_serves_on_without_a_ca() {
+    let mut ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    assert_eq!(worker.run_once(&["init"]).status.code(), Some(0));
+    let serial = worker.serial().unwrap();
+    ca.kill();
+    // Adopted, not asked for.
+    let mut agent = worker.start();
+    let adopted = agent.event("CERT_ADOPTED", 1);
+    assert_eq!(adopted["cert_metadata"]["serial"], serial.as_str());
+    assert_eq!(worker.run_once(&["health"]).status.code(), Some(0));
+    assert!(agent.is_running());
+    assert_eq!(agent.count("CSR_SUBMITTED"), 0);
+    assert_eq!(worker.run_once(&["init"]).status.code(), Some(73), "two agents in one directory");
+}
+
+#[test]
+fn the_old_certificate_is_kept_while_the_ca_is_away_and_renewed_when_it_is_back() {
+    let mut ca = Ca::start("60s");
+    let worker = Worker::of(&ca, "streaming").with(EARLY.0, EARLY.1);
+    let mut agent = worker.start();
+    let first = agent.event("CERT_ISSUED", 1)["cert_metadata"]["serial"].clone();
+    ca.kill();
+    let failed = agent.event("CA_UNAVAILABLE", 3);
+    assert_eq!(failed["error"]["kind"], "ca_unavailable");
+    assert_eq!(failed["cert_metadata"]["serial"], first);
+    assert!(failed["detail"].as_str().unwrap().starts_with("attempt 3 failed, next in "), "{failed}");
+    assert_eq!(worker.serial().unwrap(), first);
+    assert_eq!(worker.run_once(&["health"]).status.code(), Some(0));
+    let status = status(&worker);
+    assert!(status["back_off"]["failures"].as_u64().unwrap() >= 3, "{status}");
+    ca.restart();
+    let renewed = agent.event("CERT_RENEWED", 1);
+    assert_eq!(worker.serial().unwrap(), renewed["cert_metadata"]["serial"]);
+    assert!(agent.is_running());
+}
+
+#[test]
+fn near_expiry_and_expiry_are_told_and_the_agent_recovers_with_a_new_token() {
+    let mut ca = Ca::start("60s");
+    let worker = Worker::of(&ca, "streaming").with("CRANK_SCHEDULE_RENEW_FRACTION", "0.05,0.6");
+    let mut agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    ca.kill();
+    let soon = agent.event("CERT_EXPIRING_SOON", 1);
+    assert_eq!(soon["severity"], "WARNING");
+    let expired = agent.event("CERT_EXPIRED", 1);
+    assert_eq!(expired["severity"], "CRITICAL");
+    assert_eq!(expired["cert_metadata"]["days_remaining"], -1);
+    assert_eq!(worker.run_once(&["health"]).status.code(), Some(1), "not ready");
+    assert!(agent.is_running());
+    // The certificate no longer proves who asks, and the token is used up: said, and not given up.
+    ca.restart();
+    let refused = agent.event("CSR_FAILED", 1);
+    assert_eq!(refused["error"]["kind"], "unauthenticated");
+    assert!(agent.is_running());
+    worker.write_token(&ca.token("streaming"));
+    let renewed = agent.event("CERT_RENEWED", 1);
+    assert_eq!(worker.serial().unwrap(), renewed["cert_metadata"]["serial"]);
+    assert_eq!(worker.run_once(&["health"]).status.code(), Some(0));
+    assert_eq!((agent.count("CERT_EXPIRING_SOON"), agent.count("CERT_EXPIRED")), (1, 1));
+}
+
+#[test]
+fn a_refusal_ends_the_first_start_with_77_and_the_reason() {
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    worker.write_token(&ca.token("somebody-else"));
+    let output = worker.run_once(&["init"]);
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("streaming") && text.contains("answered 403"), "{text}");
+    worker.write_token("crank-not-a-token");
+    let output = worker.run_once(&["run"]);
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("crank-not-a-token"));
+}
+
+#[test]
+fn another_ca_is_refused_before_anything_is_sent() {
+    let ca = Ca::start("1h");
+    let other = Ca::start("1h");
+    let token = ca.token("streaming");
+    // Wrong root file, right URL.
+    let mut worker = Worker::at("streaming", &ca.url(), &other.root_file());
+    worker.write_token(&token);
+    let output = worker.run_once(&["init"]);
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("is not the CA expected, and nothing was sent"), "{text}");
+    // Wrong fingerprint.
+    worker.unset("CRANK_CA_ROOT_FILE");
+    worker.set("CRANK_CA_ROOT_FINGERPRINT", &format!("sha256:{}", "ab".repeat(32)));
+    let output = worker.run_once(&["init"]);
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("no root with the configured sha256 fingerprint"), "{text}");
+    assert_eq!(worker.serial(), None);
+    // The token was not used in either case.
+    worker.set("CRANK_CA_ROOT_FINGERPRINT", &fingerprint(&ca));
+    let output = worker.run_once(&["init"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn files_that_someone_removes_or_changes_are_put_back() {
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    let agent = worker.start();
+    let serial = agent.event("CERT_ISSUED", 1)["cert_metadata"]["serial"].clone();
+    std::fs::remove_file(worker.certificates().join("client.key")).unwrap();
+    let changed = agent.event("CERT_FILES_CHANGED", 1);
+    assert!(changed["detail"].as_str().unwrap().contains("client.key is missing"), "{changed}");
+    agent.event("CERT_FILES_HEALED", 1);
+    assert_eq!(worker.serial().unwrap(), serial);
+    std::fs::write(worker.certificates().join("..data/client.crt"), "garbage").unwrap();
+    agent.event("CERT_FILES_HEALED", 2);
+    assert_eq!(worker.serial().unwrap(), serial);
+    assert_eq!(agent.count("CSR_SUBMITTED"), 1, "healing does not ask the CA");
+}
+
+#[test]
+fn a_changed_configuration_is_applied_and_a_bad_one_refused() {
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    let mut agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    // By the watch alone.
+    std::fs::write(worker.config_file(), "[schedule]\ncheck_interval = \"never\"\n[log]\nnoise = 1\n").unwrap();
+    let rejected = agent.event("CONFIG_REJECTED", 1);
+    let message = rejected["error"]["message"].as_str().unwrap();
+    assert!(message.contains("schedule.check_interval") && message.contains("log.noise"), "{message}");
+    std::fs::write(worker.config_file(), "[schedule]\ncheck_interval = \"30m\"\n").unwrap();
+    agent.event("CONFIG_RELOADED", 1);
+    // By SIGHUP: nothing changed, nothing is told twice; a further name asks for another certificate.
+    agent.signal(Signal::HUP);
+    std::fs::write(worker.config_file(), "[identity]\nkey_type = \"ecdsa-p384\"\n").unwrap();
+    agent.signal(Signal::HUP);
+    agent.event("CONFIG_RELOADED", 2);
+    agent.signal(Signal::USR1);
+    agent.event("CERT_RENEWED", 1);
+    let key = std::fs::read_to_string(worker.certificates().join("client.key")).unwrap();
+    let p384 = crank_agent::identity::PrivateKey::from_pem(key.as_bytes()).unwrap().public_key_der().len();
+    assert_eq!(p384, 120, "a P-384 SubjectPublicKeyInfo");
+    assert!(agent.is_running());
+}
+
+#[test]
+fn renew_and_status_speak_with_the_running_agent() {
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    assert_eq!(worker.run_once(&["status"]).status.code(), Some(69), "no agent yet");
+    let agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    let output = worker.run_once(&["renew"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let serial = worker.serial().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&serial));
+    assert_eq!(status(&worker)["certificate"]["serial"], serial.as_str());
+    let table = worker.run_once(&["status"]);
+    assert!(String::from_utf8(table.stdout).unwrap().contains(&serial));
+}
+
+fn status(worker: &Worker) -> serde_json::Value {
+    let output = worker.run_once(&["status", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn fingerprint(ca: &Ca) -> String {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let root = CertificateDer::from_pem_file(ca.root_file()).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &root);
+    digest.as_ref().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+#[test]
+fn the_minimum_of_ports_is_open() {
+    // With the listener off, the agent listens on its Unix socket only.
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    let agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    let sockets = std::fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap();
+    let inodes: Vec<String> = sockets
+        .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let table = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        let open = table.lines().filter(|line| inodes.iter().any(|inode| line.split_whitespace().nth(9) == Some(inode)));
+        assert_eq!(open.count(), 0);
+    }
+    until("the socket is there", || worker.certificates().join(".crank-agent.sock").exists().then_some(()));
+}

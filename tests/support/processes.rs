@@ -1,0 +1,301 @@
+//! Owns the real processes of the end-to-end tests: a crank-ca and crank-agents, each ended when its value is dropped.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything that should happen may take. Generous, as the machine may be busy; nothing waits it out.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A crank-ca with its own data directory and a port that stays the same over restarts.
+pub struct Ca {
+    directory: tempfile::TempDir,
+    pub address: SocketAddr,
+    lifetime: String,
+    process: Option<Child>,
+}
+
+impl Ca {
+    /// Makes a CA and starts it; `lifetime` is that of its certificates.
+    pub fn start(lifetime: &str) -> Self {
+        let mut ca = Self::stopped(lifetime);
+        ca.restart();
+        ca
+    }
+
+    /// Makes a CA without starting it.
+    pub fn stopped(lifetime: &str) -> Self {
+        let ca = Self {
+            directory: tempfile::tempdir().unwrap(),
+            address: free_address(),
+            lifetime: lifetime.to_owned(),
+            process: None,
+        };
+        let output = ca.command("init").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        ca
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crank-ca"));
+        command.env_clear().arg(name).arg("--data-dir").arg(self.data_directory());
+        command
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("ca")
+    }
+
+    pub fn root_file(&self) -> PathBuf {
+        self.data_directory().join("root.crt")
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// Starts it again, on the same address, and waits until it accepts.
+    pub fn restart(&mut self) {
+        self.kill();
+        let child = self
+            .command("serve")
+            .args(["--listen", &self.address.to_string(), "--dns", "localhost", "--lifetime", &self.lifetime])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        until("the CA accepts connections", || TcpStream::connect(self.address).ok());
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// A fresh token for `worker`.
+    pub fn token(&self, worker: &str) -> String {
+        let output =
+            self.command("token").args(["create", "--worker", worker, "--ttl", "10m"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Ca {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// One worker's directory, and the environment of its agent.
+pub struct Worker {
+    directory: tempfile::TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Worker {
+    /// A worker of `ca` with a token that was not used yet.
+    pub fn of(ca: &Ca, name: &str) -> Self {
+        let worker = Self::at(name, &ca.url(), &ca.root_file());
+        worker.write_token(&ca.token(name));
+        worker
+    }
+
+    /// A worker of whatever is at `url`. It has no token.
+    pub fn at(name: &str, url: &str, root_file: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        let environment = BTreeMap::from([
+            ("SERVICE_NAME".to_owned(), name.to_owned()),
+            ("CA_SERVICE_URL".to_owned(), url.to_owned()),
+            ("CERT_DIR".to_owned(), file("certs")),
+            ("CRANK_CA_ROOT_FILE".to_owned(), root_file.display().to_string()),
+            ("CRANK_CA_TOKEN_FILE".to_owned(), file("token")),
+            ("CRANK_SERVER_LISTEN".to_owned(), "off".to_owned()),
+            ("CRANK_LOG_FORMAT".to_owned(), "json".to_owned()),
+            ("CRANK_CONFIG".to_owned(), file("config.toml")),
+        ]);
+        std::fs::write(directory.path().join("config.toml"), "").unwrap();
+        Self { directory, environment }
+    }
+
+    /// The same with one more environment variable.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    pub fn unset(&mut self, name: &str) {
+        self.environment.remove(name);
+    }
+
+    pub fn certificates(&self) -> PathBuf {
+        self.directory.path().join("certs")
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    /// Replaces the token file in one step, as a projected volume does.
+    pub fn write_token(&self, token: &str) {
+        let temporary = self.directory.path().join("token.new");
+        std::fs::write(&temporary, token).unwrap();
+        std::fs::rename(temporary, self.directory.path().join("token")).unwrap();
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crank-agent"));
+        command.env_clear().envs(&self.environment).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run_once(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Starts `crank-agent run`.
+    pub fn start(&self) -> Agent {
+        let mut process = self.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = Arc::new(Lines::default());
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
+        for stream in streams {
+            let lines = Arc::clone(&lines);
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    lines.push(line);
+                }
+            });
+        }
+        Agent { process, lines }
+    }
+
+    /// The serial of the certificate that is published, by the library's reader.
+    pub fn serial(&self) -> Option<String> {
+        crank_agent::store::read_bundle(&self.certificates()).ok().map(|bundle| bundle.serial().to_owned())
+    }
+}
+
+/// A running `crank-agent run` and what it has logged.
+pub struct Agent {
+    process: Child,
+    lines: Arc<Lines>,
+}
+
+impl Agent {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits for the `count`th event of this name and returns it.
+    pub fn event(&self, name: &str, count: usize) -> Value {
+        let matching = |lines: &[String]| {
+            let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            events.filter(|line| line["event"] == name).nth(count - 1)
+        };
+        self.lines.wait_for(matching, &format!("event {name} number {count}"))
+    }
+
+    /// How many events of this name there were.
+    pub fn count(&self, name: &str) -> usize {
+        let lines = self.lines.kept.lock().unwrap();
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|line| line["event"] == name).count()
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.lines.kept.lock().unwrap().join("\n")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        until("the agent ends", || self.process.try_wait().unwrap())
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            println!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Lines {
+    kept: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Lines {
+    fn push(&self, line: String) {
+        self.kept.lock().unwrap().push(line);
+        self.more.notify_all();
+    }
+
+    fn wait_for<T>(&self, find: impl Fn(&[String]) -> Option<T>, what: &str) -> T {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let mut kept = self.kept.lock().unwrap();
+        loop {
+            if let Some(found) = find(&kept) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what} did not come; the log:\n{}", kept.join("\n"));
+            kept = self.more.wait_timeout(kept, left).unwrap().0;
+        }
+    }
+}
+
+/// Polls until `find` finds something.
+pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        // Polling a condition, with a deadline.
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// An address on loopback that nobody listens on.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
