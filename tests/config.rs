@@ -1,5 +1,7 @@
 //! The configuration as users write it: precedence, old names, every key by every source, and the report.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use crank_agent::config::{
     Arguments, CaTrust, Config, ConfigReport, Facts, Fallback, Problem, SETTINGS, Setting, control_socket, find, load,
-    resolve,
+    resolve, settings_markdown,
 };
 use crank_agent::schedule::Timing;
 use proptest::prelude::*;
@@ -455,10 +457,30 @@ fn a_changed_file_is_seen_by_loading_the_same_arguments_again() {
 }
 
 #[test]
+fn a_default_of_the_program_is_below_every_source() {
+    let (_directory, arguments) = with_file(&[("CRANK_CA_TIMEOUT", "7s")], "ca.startup_wait = \"8s\"");
+    let arguments = ["worker_id", "ca.timeout", "ca.startup_wait", "files.directory", "no.such.key"]
+        .into_iter()
+        .zip(["dev", "1s", "1s", "/dev-files", "x"])
+        .fold(arguments, |arguments, (key, value)| arguments.with_default(key, value));
+    let config = load(&arguments).unwrap();
+    assert_eq!(config.identity.worker_id.as_str(), "dev");
+    assert_eq!((config.ca.timeout.as_secs(), config.ca.startup_wait.as_secs()), (7, 8));
+    assert_eq!(config.control_socket, Path::new("/dev-files/.crank-agent.sock"));
+}
+
+#[test]
 fn only_a_worker_id_is_required() {
     let required: Vec<&str> =
         SETTINGS.iter().filter(|setting| setting.default == Fallback::Required).map(|setting| setting.key).collect();
     assert_eq!(required, ["worker_id"]);
+}
+
+#[test]
+#[ignore = "needs the README"]
+fn the_readme_has_the_table_of_settings() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    assert!(readme.contains(&settings_markdown()), "put what `check-config --settings-table` prints into README.md");
 }
 
 proptest! {

@@ -1,5 +1,7 @@
 //! The control socket with real sockets: what it answers, and what no caller can do to it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

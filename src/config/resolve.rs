@@ -177,7 +177,8 @@ fn apply(setting: &Setting, draft: &mut Draft, input: &Input, facts: &Facts) -> 
 /// What is wrong between values that are good one by one.
 fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if let (Some(fingerprint), Some(file)) = (origins.get("ca.root_fingerprint"), origins.get("ca.root_file")) {
+    let set_by = |key| origins.get(key).filter(|origin| **origin != Origin::Default);
+    if let (Some(fingerprint), Some(file)) = (set_by("ca.root_fingerprint"), set_by("ca.root_file")) {
         problems.push(Problem {
             key: Some("ca.root_fingerprint".to_owned()),
             source: Some(fingerprint.clone()),

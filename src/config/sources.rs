@@ -19,6 +19,7 @@ use crate::printable::printable;
 pub struct Arguments {
     pub(super) facts: Facts,
     environment: BTreeMap<OsString, OsString>,
+    defaults: Vec<(&'static str, String)>,
     flags: Vec<Flag>,
     file: PathBuf,
     file_origin: Origin,
@@ -76,7 +77,7 @@ impl Arguments {
             Some(path) => (PathBuf::from(path), Origin::Environment(FILE_VARIABLE.to_owned())),
             None => (PathBuf::from(DEFAULT_FILE), Origin::Default),
         };
-        Self { facts, environment, flags: Vec::new(), file, file_origin }
+        Self { facts, environment, defaults: Vec::new(), flags: Vec::new(), file, file_origin }
     }
 
     /// The arguments of this process, without flags.
@@ -101,6 +102,13 @@ impl Arguments {
         self
     }
 
+    /// The same with another default for `key`, which every source wins over. A key that does not exist is ignored.
+    #[must_use]
+    pub fn with_default(mut self, key: &'static str, value: &str) -> Self {
+        self.defaults.push((key, value.to_owned()));
+        self
+    }
+
     /// The path of the configuration file, for watching. There may be none at it.
     #[must_use]
     pub fn config_file(&self) -> &Path {
@@ -110,6 +118,8 @@ impl Arguments {
     /// Reads the file and lays all values out, lowest source first.
     pub(super) fn collect(&self) -> Collected {
         let mut collected = Collected::default();
+        let defaults = self.defaults.iter().filter_map(|(key, value)| Some((find(key)?, value)));
+        collected.given.extend(defaults.map(|(setting, value)| from_text(setting, Origin::Default, value)));
         file::read(&self.file, &self.file_origin, &mut collected);
         self.collect_environment(&mut collected);
         self.collect_flags(&mut collected);
