@@ -69,17 +69,17 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingFlags {
-    /// The configuration file [environment: CRANK_CONFIG] [default: /etc/crank-agent/config.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "The configuration file [environment: CRANK_CONFIG] [default: /etc/crank-agent/config.toml, if there is one]"
+    )]
     config: Option<PathBuf>,
-    /// The worker's name [environment: SERVICE_NAME]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", help = "The worker's name [environment: SERVICE_NAME]")]
     worker_id: Option<String>,
-    /// The certificate authority [environment: CA_SERVICE_URL]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = "The certificate authority [environment: CA_SERVICE_URL]")]
     ca_url: Option<String>,
-    /// The certificate directory [environment: CERT_DIR]
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", help = "The certificate directory [environment: CERT_DIR]")]
     cert_dir: Option<String>,
     /// Any setting, as `schedule.check_interval=10m`; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
@@ -220,8 +220,8 @@ fn dev_lifetime(text: &str) -> Result<Duration, &'static str> {
 
 /// Examples and the table of exit codes.
 fn after_help() -> String {
-    let codes: String = Exit::ALL.iter().map(|exit| format!("  {:>2}  {}\n", exit.code(), exit.meaning())).collect();
-    format!("{EXAMPLES}\n\nExit codes:\n{codes}")
+    let codes = Exit::ALL.map(|exit| format!("  {:>2}  {}", exit.code(), exit.meaning()));
+    format!("{EXAMPLES}\n\nExit codes:\n{}", codes.join("\n"))
 }
 
 const LONG_ABOUT: &str = "Keeps a worker in possession of a valid mTLS certificate: makes the key where the worker \

@@ -104,7 +104,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
     assert_eq!(resolution.config.files.directory, Path::new("/variable"));
     assert_eq!(resolution.config.ca.url.as_str(), "https://file");
     assert_eq!(resolution.config.ca.timeout, Duration::from_secs(5));
-    assert_eq!(resolution.config.ca.startup_wait, Duration::from_secs(60));
+    assert_eq!(resolution.config.ca.startup_wait, Duration::from_mins(1));
     let shown = resolution.to_toml();
     for line in [
         "worker_id = \"flag\" # --worker-id\n",

@@ -160,7 +160,7 @@ async fn checks_that_hang_take_up_few_threads() {
 async fn renew_waits_for_the_outcome() {
     let mut agent = Agent::start(ready());
     let socket = agent.socket.clone();
-    let asked = tokio::spawn(async move { client::renew(&socket, Duration::from_secs(60)).await });
+    let asked = tokio::spawn(async move { client::renew(&socket, Duration::from_mins(1)).await });
     agent.renewals.recv().await.unwrap().reply.send(Ok(certificate())).unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), certificate());
 }
@@ -175,7 +175,7 @@ async fn a_renewal_that_fails_ends_with_the_code_of_its_kind() {
         ("something_else", Exit::Internal),
     ] {
         let socket = agent.socket.clone();
-        let asked = tokio::spawn(async move { client::renew(&socket, Duration::from_secs(60)).await });
+        let asked = tokio::spawn(async move { client::renew(&socket, Duration::from_mins(1)).await });
         agent.renewals.recv().await.unwrap().reply.send(Err(EventError::new(kind, "because"))).unwrap();
         let error = asked.await.unwrap().unwrap_err();
         assert_eq!((error.to_string().as_str(), error.exit()), ("because", exit));

@@ -22,7 +22,7 @@ pub(crate) async fn status(arguments: &Arguments, command: &StatusArguments) -> 
             Err(error) => output::failure(format_args!("cannot write the state as JSON: {error}"), Exit::Internal),
         },
         Ok(report) => output::result(table::status(&report, SystemClock.now().wall), Exit::Success),
-        Err(error) => output::failure(&error, error.exit()),
+        Err(error) => output::failure(output::with_causes(&error), error.exit()),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn health(arguments: &Arguments, command: &HealthArguments) -> 
             let reason = printable(&readiness.reason.unwrap_or_default(), FOREIGN_TEXT_LIMIT);
             output::result(format!("not ready: {reason}\n"), Exit::NotReady)
         }
-        Err(error) => output::failure(&error, error.exit()),
+        Err(error) => output::failure(output::with_causes(&error), error.exit()),
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn renew(arguments: &Arguments, command: &RenewArguments) -> Ex
             let until = table::moment(certificate.expires_at);
             output::result(format!("renewed: serial {serial}, valid until {until}\n"), Exit::Success)
         }
-        Err(error) => output::failure(format_args!("not renewed: {error}"), error.exit()),
+        Err(error) => output::failure(format_args!("not renewed: {}", output::with_causes(&error)), error.exit()),
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn renew(socket: &Path, deadline: Duration) -> Result<CertificateMetad
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on {}: {source}", socket.display())]
+    #[error("no agent answers on {}", socket.display())]
     NotRunning {
         /// The socket.
         socket: PathBuf,

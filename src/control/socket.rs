@@ -21,7 +21,7 @@ pub enum ControlError {
     #[error("{} is there already and is no socket of this user; remove it or set control.socket", .0.display())]
     Obstructed(PathBuf),
     /// The system refused.
-    #[error("cannot {action} the control socket {}: {source}", path.display())]
+    #[error("cannot {action} the control socket {}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -216,6 +216,6 @@ mod tests {
     #[test]
     fn a_missing_directory_is_named() {
         let error = bind(Path::new("/nonexistent/s")).unwrap_err();
-        assert!(error.to_string().starts_with("cannot bind the control socket /nonexistent/s: No such"), "{error}");
+        assert!(error.to_string() == "cannot bind the control socket /nonexistent/s", "{error}");
     }
 }
