@@ -192,6 +192,7 @@ async fn renew_gives_up_waiting_after_its_deadline_and_frees_the_connection() {
     assert_eq!(before.elapsed().as_secs(), 20);
     let mut request = agent.renewals.recv().await.unwrap();
     request.reply.closed().await;
+    assert!(before.elapsed() < Duration::from_mins(1), "the connection is held although the caller has left");
 }
 
 #[tokio::test]

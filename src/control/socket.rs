@@ -199,6 +199,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
         assert!(!directory.path().join("nothing").exists());
         assert!(set_mode(&directory.path().join("to-file"), 0o600).is_err());
+        assert!(set_mode(&directory.path().join("to-socket"), 0o600).is_err());
         assert_eq!(fs::metadata(&precious).unwrap().permissions().mode() & 0o7777, 0o640);
     }
 
