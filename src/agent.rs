@@ -5,6 +5,7 @@ mod readiness;
 
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
@@ -13,6 +14,7 @@ use crate::control::ControlError;
 use crate::events::log::log_event;
 use crate::events::{CertificateEvent, EventBus, EventError, EventRecord, new_correlation_id};
 use crate::exit::Exit;
+use crate::initialization::{InitializationError, initialize};
 use crate::manager::{CertificateUnavailableError, UnavailableCause};
 use crate::metrics::{Metrics, MetricsError};
 use crate::printable::error_chain;
@@ -43,9 +45,21 @@ pub enum AgentError {
     /// A part of the agent failed.
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// A signal came before there was a certificate.
+    #[error("interrupted before there was a certificate")]
+    Interrupted,
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] std::io::Error),
+}
+
+impl From<InitializationError> for AgentError {
+    fn from(error: InitializationError) -> Self {
+        match error {
+            InitializationError::Store(error) => Self::Store(error),
+            InitializationError::Unavailable(error) => Self::Unavailable(error),
+        }
+    }
 }
 
 impl AgentError {
@@ -61,8 +75,25 @@ impl AgentError {
                 UnavailableCause::Stopped => Exit::Success,
             },
             Self::Serve(_) | Self::Control(_) => Exit::Configuration,
+            Self::Interrupted => Exit::Unavailable,
             Self::Metrics(_) | Self::Task(_) | Self::Signals(_) => Exit::Internal,
         }
+    }
+}
+
+/// Obtains a certificate unless a valid one is on disk, and ends. Gives up its waiting on SIGTERM and SIGINT.
+///
+/// # Errors
+/// When the certificate directory cannot be used, the CA refuses, or does not answer in the configured time.
+pub async fn init(config: &Config) -> Result<(), AgentError> {
+    let events = EventBus::default();
+    events.subscribe(log_event);
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    tokio::select! {
+        result = initialize(config, events) => Ok(drop(result?)),
+        _ = terminate.recv() => Err(AgentError::Interrupted),
+        _ = interrupt.recv() => Err(AgentError::Interrupted),
     }
 }
 

@@ -151,7 +151,12 @@ pub(crate) struct DevArguments {
 impl Cli {
     /// What the configuration is made from: the environment, and the flags before and after the command's name.
     pub(crate) fn arguments(&self) -> Arguments {
-        let mut arguments = Arguments::of_process();
+        let mut arguments = match &self.command {
+            // What a shell has set for other purposes must not lead it elsewhere.
+            #[cfg(feature = "ca")]
+            Command::Dev(_) => Arguments::without_environment(),
+            _ => Arguments::of_process(),
+        };
         let own = match &self.command {
             Command::Run(settings) | Command::Init(settings) => Some(settings),
             Command::Status(command) => Some(&command.settings),
@@ -166,6 +171,16 @@ impl Cli {
             arguments = settings.add_to(arguments);
         }
         arguments
+    }
+}
+
+#[cfg(feature = "ca")]
+impl DevArguments {
+    /// The data directory that was asked for, or `~/.crank/dev`.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, &'static str> {
+        let chosen = self.data_dir.clone().or_else(|| Some(std::env::home_dir()?.join(".crank/dev")));
+        let chosen = chosen.ok_or("there is no home directory: choose one with --data-dir")?;
+        std::path::absolute(chosen).map_err(|_| "--data-dir: expected a directory")
     }
 }
 

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
@@ -17,14 +18,14 @@ use crate::ca::{
     CaConfig, CaError, CertificateAuthorityManager, InitOptions, RunningCa, Server, TokenError, Tokens,
 };
 use crate::clock::{Clock, SystemClock};
-use crate::config::facts::Facts;
 use crate::config::{self, Arguments, Config, ConfigReport};
 use crate::control::client;
 use crate::duration::format_duration;
 use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::exit::Exit;
-use crate::identity::{CertificateMetadata, SubjectAltName, TrustDomain, WorkerId};
+use crate::identity::{SubjectAltName, TrustDomain};
 use crate::printable::error_chain;
+use crate::status::AgentStatus;
 
 /// What `dev` is asked for.
 #[derive(Debug, Clone)]
@@ -33,10 +34,8 @@ pub struct DevOptions {
     pub data_dir: PathBuf,
     /// The lifetime of certificates.
     pub lifetime: Duration,
-    /// The worker.
-    pub worker_id: WorkerId,
-    /// Further settings of the agent, as `--set` takes them.
-    pub settings: Vec<(String, String)>,
+    /// The agent's settings that are not the defaults of `dev`.
+    pub arguments: Arguments,
 }
 
 /// A CA that runs and an agent that is about to.
@@ -47,7 +46,6 @@ pub struct Dev {
     config: Config,
     ca: RunningCa,
     stop: CancellationToken,
-    clock: Arc<dyn Clock>,
 }
 
 /// Why `dev` ended.
@@ -111,30 +109,30 @@ impl Dev {
             ..CaConfig::new(ca_directory, loopback_address(CA_PORT), names)
         };
         let ca = Server::start(settings, Arc::clone(&clock), stop.clone()).await?;
-        let token_file = options.data_dir.join("token");
-        write_token(&ca.tokens(), &options.worker_id, &token_file).await?;
         let config_file = options.data_dir.join("config.toml");
         if !config_file.exists() {
             fs::write(&config_file, "# Settings of the agent; a change is applied while it runs.\n")
                 .map_err(|source| DevError::Write { path: config_file.clone(), source })?;
         }
-        let spiffe_id = ca.trust_domain().worker(&options.worker_id);
-        let mut arguments = Arguments::new([], Facts::read())
-            .with_file(config_file)
-            .with_flag("dev", "worker_id", options.worker_id.as_str())
-            .with_flag("dev", "environment", "development")
-            .with_flag("dev", "identity.trust_domain", ca.trust_domain().as_str())
-            .with_flag("dev", "ca.url", &format!("https://localhost:{}", ca.address().port()))
-            .with_flag("dev", "ca.root_file", &ca.root_path().display().to_string())
-            .with_flag("dev", "ca.token_file", &token_file.display().to_string())
-            .with_flag("dev", "files.directory", &options.data_dir.join("certs").display().to_string())
-            .with_flag("dev", "server.listen", &loopback_address(AGENT_PORT).to_string())
-            .with_flag("dev", "server.metrics_allow", spiffe_id.as_str());
-        for (key, value) in &options.settings {
-            arguments = arguments.with_flag("--set", key, value);
-        }
+        let text = |path: PathBuf| path.display().to_string();
+        let arguments = options
+            .arguments
+            .clone()
+            .with_default_file(config_file)
+            .with_default("worker_id", "dev")
+            .with_default("environment", "development")
+            .with_default("identity.trust_domain", ca.trust_domain().as_str())
+            .with_default("ca.url", &format!("https://localhost:{}", ca.address().port()))
+            .with_default("ca.root_file", &text(ca.root_path().to_owned()))
+            .with_default("ca.token_file", &text(options.data_dir.join("token")))
+            .with_default("files.directory", &text(options.data_dir.join("certs")))
+            .with_default("server.listen", &loopback_address(AGENT_PORT).to_string());
         let config = config::load(&arguments)?;
-        Ok(Self { options, arguments, config, ca, stop, clock })
+        // The worker may read its own agent's metrics.
+        let arguments = arguments.with_default("server.metrics_allow", config.identity.spiffe_id.as_str());
+        let config = config::load(&arguments)?;
+        write_token(&ca.tokens(), &config).await?;
+        Ok(Self { options, arguments, config, ca, stop })
     }
 
     /// The agent's configuration.
@@ -160,33 +158,37 @@ impl Dev {
     /// Prints each certificate, renews one that is left from an earlier run, and replaces a token that has lapsed.
     fn narrate(&self, events: &EventBus) {
         let look = self.commands();
-        let first = std::sync::Once::new();
+        let first = Arc::new(Once::new());
         let socket = self.config.control_socket.clone();
-        let timing = self.config.timing;
-        events.subscribe(move |record| match record.event {
-            CertificateEvent::CertIssued | CertificateEvent::CertRenewed => {
-                let Some(certificate) = &record.cert_metadata else { return };
-                say(&certificate_text(record.event, certificate, &timing));
-                first.call_once(|| say(&look));
+        events.subscribe(move |record| {
+            let (socket, look, first) = (socket.clone(), look.clone(), Arc::clone(&first));
+            match record.event {
+                CertificateEvent::CertIssued | CertificateEvent::CertRenewed => {
+                    let event = record.event;
+                    tokio::spawn(async move {
+                        if let Ok(report) = client::status(&socket).await {
+                            say(&certificate_text(event, &report.status));
+                        }
+                        first.call_once(|| say(&look));
+                    });
+                }
+                CertificateEvent::CertAdopted => {
+                    // The lifetime asked for may be another; and a renewal is what one wants to see.
+                    tokio::spawn(async move {
+                        if let Err(error) = client::renew(&socket, RENEWAL_PATIENCE).await {
+                            tracing::warn!(error = %error_chain(&error), "the certificate of the last run stays");
+                        }
+                    });
+                }
+                _ => {}
             }
-            CertificateEvent::CertAdopted => {
-                let socket = socket.clone();
-                // The lifetime asked for may be another; and a renewal is what one wants to see.
-                tokio::spawn(async move {
-                    if let Err(error) = client::renew(&socket, RENEWAL_PATIENCE).await {
-                        tracing::warn!(error = %error_chain(&error), "the certificate of the last run stays");
-                    }
-                });
-            }
-            _ => {}
         });
-        let (tokens, worker) = (self.ca.tokens(), self.options.worker_id.clone());
-        let token_file = self.options.data_dir.join("token");
+        let (tokens, config) = (self.ca.tokens(), self.config.clone());
         events.subscribe(move |record| {
             if lacks_credential(record) {
-                let (tokens, worker, token_file) = (tokens.clone(), worker.clone(), token_file.clone());
+                let (tokens, config) = (tokens.clone(), config.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = write_token(&tokens, &worker, &token_file).await {
+                    if let Err(error) = write_token(&tokens, &config).await {
                         tracing::warn!(error = %error_chain(&error), "cannot make a fresh token");
                     }
                 });
@@ -209,7 +211,7 @@ impl Dev {
             ca_address = ca.address(),
             data = options.data_dir.display(),
             fingerprint = ca.root_fingerprint(),
-            worker = options.worker_id,
+            worker = config.identity.worker_id,
             spiffe = config.identity.spiffe_id,
             directory = config.files.directory.display(),
             lifetime = format_duration(options.lifetime),
@@ -237,24 +239,21 @@ impl Dev {
     }
 }
 
-fn certificate_text(
-    event: CertificateEvent,
-    certificate: &CertificateMetadata,
-    timing: &crate::schedule::Timing,
-) -> String {
-    let _ = timing;
-    let what = if event == CertificateEvent::CertRenewed { "Renewed" } else { "Issued" };
+fn certificate_text(event: CertificateEvent, status: &AgentStatus) -> String {
+    let Some(certificate) = &status.certificate else { return String::new() };
+    let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
     format!(
         "{what} certificate {serial}\n\
          \x20 subject     {subject}\n\
          \x20 names       {names}\n\
-         \x20 not before  {not_before}\n\
-         \x20 not after   {not_after}\n",
+         \x20 not after   {not_after}\n\
+         \x20 renewal at  {renewal}\n",
+        what = if event == CertificateEvent::CertRenewed { "Renewed" } else { "Issued" },
         serial = certificate.serial,
         subject = certificate.subject,
         names = certificate.names.join(", "),
-        not_before = certificate.not_before.format(&Rfc3339).unwrap_or_default(),
-        not_after = certificate.expires_at.format(&Rfc3339).unwrap_or_default(),
+        not_after = time(certificate.expires_at),
+        renewal = status.next_renewal.map(time).unwrap_or_default(),
     )
 }
 
@@ -264,17 +263,17 @@ fn lacks_credential(record: &EventRecord) -> bool {
     record.event == CertificateEvent::CsrFailed && matches!(kind, "unauthenticated" | "credential")
 }
 
-async fn write_token(tokens: &Tokens, worker: &WorkerId, path: &Path) -> Result<(), DevError> {
-    let token = tokens.create(worker.clone(), TOKEN_LIFE, Vec::<SubjectAltName>::new()).await?;
-    let fail = |source| DevError::Write { path: path.to_owned(), source };
+/// Puts a fresh token where the agent looks for it.
+async fn write_token(tokens: &Tokens, config: &Config) -> Result<(), DevError> {
+    let Some(path) = &config.ca.token_file else { return Ok(()) };
+    let token = tokens.create(config.identity.worker_id.clone(), TOKEN_LIFE, config.identity.names.clone()).await?;
     let temporary = path.with_extension("new");
     let write = || {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(token.secret.expose().as_bytes())?;
         fs::rename(&temporary, path)
     };
-    write().map_err(fail)
+    write().map_err(|source| DevError::Write { path: path.clone(), source })
 }
 
 fn make_directory(path: &Path) -> Result<(), DevError> {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{CaConfig, Config};
+use crate::events::EventBus;
 use crate::identity::CertificateBundle;
 use crate::issuer::crank::CrankIssuer;
 use crate::issuer::{IssueError, IssueErrorKind};
 use crate::manager::{CertificateManager, CertificateUnavailableError};
-use crate::printable::error_chain;
 use crate::schedule::Jitter;
 use crate::schedule::backoff::BackOff;
 use crate::store::StoreError;
@@ -18,7 +18,7 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum InitializationError {
     /// The certificate directory cannot be used.
-    #[error("{}", error_chain(.0))]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// No certificate is to be had.
     #[error(transparent)]
@@ -30,7 +30,15 @@ pub enum InitializationError {
 /// # Errors
 /// When the certificate directory cannot be used, the CA refuses, or does not answer in the configured time.
 pub async fn initialize_worker_certificates(config: &Config) -> Result<Arc<CertificateBundle>, InitializationError> {
-    let (mut manager, _handle) = CertificateManager::open(config, Arc::new(SystemClock))?;
+    initialize(config, EventBus::default()).await
+}
+
+/// The same, telling `events`.
+pub(crate) async fn initialize(
+    config: &Config,
+    events: EventBus,
+) -> Result<Arc<CertificateBundle>, InitializationError> {
+    let (mut manager, _handle) = CertificateManager::open(config, Arc::new(SystemClock), events)?;
     Ok(manager.ensure_certificates().await?)
 }
 

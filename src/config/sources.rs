@@ -86,6 +86,12 @@ impl Arguments {
         Self::new(std::env::vars_os(), Facts::read())
     }
 
+    /// No arguments at all, on this machine.
+    #[must_use]
+    pub fn without_environment() -> Self {
+        Self::new([], Facts::read())
+    }
+
     /// The same with this configuration file, which must exist.
     #[must_use]
     pub fn with_file(mut self, path: PathBuf) -> Self {
@@ -107,6 +113,12 @@ impl Arguments {
     pub fn with_default(mut self, key: &'static str, value: &str) -> Self {
         self.defaults.push((key, value.to_owned()));
         self
+    }
+
+    /// The same with this configuration file, unless another was named.
+    #[must_use]
+    pub fn with_default_file(self, path: PathBuf) -> Self {
+        if self.file_origin == Origin::Default { self.with_file(path) } else { self }
     }
 
     /// The path of the configuration file, for watching. There may be none at it.
