@@ -38,6 +38,8 @@
 
 pub mod agent;
 pub mod bounded;
+#[cfg(feature = "ca")]
+pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -50,6 +52,7 @@ pub mod issuer;
 pub mod manager;
 pub mod metrics;
 pub mod mtls;
+pub mod policy;
 pub mod printable;
 pub mod schedule;
 pub mod serve;

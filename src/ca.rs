@@ -1,0 +1,126 @@
+//! Owns the certificate authority: who may have a certificate, with what names, and the record of every one.
+//!
+//! The way of one request: [`http`](self) reads it under limits and deadlines, `enrolment` finds out who asks (a join
+//! token, or the certificate of an earlier enrolment) and what that one may have, `request` takes the public key and the
+//! names asked for out of the CSR, [`policy`](crate::policy) decides, `state` records the serial, `sign` signs, reads back
+//! and compares, `state` records the certificate and uses up the token in one transaction, and only then it is sent.
+//!
+//! What holds whatever comes: the names in a certificate come from the credential, the CSR can only choose among them;
+//! no error is answered with a certificate; the root's key signs nothing but intermediates; several CAs can run in one
+//! process.
+
+mod authority;
+mod enrolment;
+mod http;
+mod manager;
+mod request;
+mod server;
+mod sign;
+mod state;
+mod token;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::Environment;
+use crate::identity::SubjectAltName;
+
+pub use authority::{AuthorityError, CaCertificate, InitOptions};
+pub use enrolment::{EnrolmentError, IssuedCertificate};
+pub use http::{ROUTES, Route};
+pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
+pub use request::CsrRefusal;
+pub use server::{DRAIN_DEADLINE, RunningCa, Server};
+pub use sign::SignError;
+pub use state::{StateError, TokenRecord};
+pub use token::{CreatedToken, TokenError, TokenSecret, Tokens};
+
+/// The settings of a serving CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaConfig {
+    /// Where `init` put the CA; also holds its database.
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The names of the CA's own server certificate; not empty. No worker gets one of them, but for `localhost` and
+    /// loopback addresses.
+    pub names: Vec<SubjectAltName>,
+    /// The life of a worker's certificate: 60 s to 365 days.
+    pub lifetime: Duration,
+    /// The life of the CA's own server certificate. It is renewed when two thirds of that are over.
+    pub server_lifetime: Duration,
+    /// Development or production; policies may tell them apart.
+    pub environment: Environment,
+    /// The most connections at a time. Further ones wait to be accepted.
+    pub max_connections: usize,
+}
+
+impl CaConfig {
+    /// The defaults: lives of 365 days for workers and 30 for the server, production, 1,024 connections.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, listen: SocketAddr, names: Vec<SubjectAltName>) -> Self {
+        Self {
+            data_dir,
+            listen,
+            names,
+            lifetime: crate::policy::default::LONGEST_LIFETIME,
+            server_lifetime: Duration::from_hours(30 * 24),
+            environment: Environment::Production,
+            max_connections: 1024,
+        }
+    }
+}
+
+/// A CA that cannot be made, started or kept running.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// Its keys and certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Its database.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A setting that cannot be used.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// What was expected.
+        reason: &'static str,
+    },
+    /// Its own server certificate.
+    #[error("cannot issue the CA's own server certificate")]
+    ServerCertificate(#[source] EnrolmentError),
+    /// The TLS library refuses keys or certificates.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// The address is in use, or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part of the server panicked.
+    #[error("the {0} task failed")]
+    Task(&'static str),
+}
+
+impl CaError {
+    /// A fixed label for metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Authority(error) => error.kind(),
+            Self::State(error) => error.kind(),
+            Self::Setting { .. } => "ca_setting",
+            Self::ServerCertificate(_) => "ca_server_certificate",
+            Self::Tls(_) => "ca_tls",
+            Self::Listen { .. } => "ca_listen",
+            Self::Task(_) => "ca_task",
+        }
+    }
+}

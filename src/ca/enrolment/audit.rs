@@ -1,0 +1,98 @@
+//! Owns the audit line of a request for a certificate: one for each, whatever becomes of it; never with a token in it.
+
+use super::{Context, EnrolmentError, IssuedCertificate, Requester};
+use crate::policy::Decision;
+
+/// Gathers the facts of one request. Writes one line when it ends, or when it is dropped on the way.
+pub(super) struct Audit<'a> {
+    context: &'a Context,
+    worker_id: String,
+    authentication: &'static str,
+    credential: String,
+    decision_id: String,
+    serial: String,
+    ended: bool,
+}
+
+impl<'a> Audit<'a> {
+    /// A request has come.
+    pub(super) fn begin(context: &'a Context) -> Self {
+        Self {
+            context,
+            worker_id: String::new(),
+            authentication: "none",
+            credential: String::new(),
+            decision_id: String::new(),
+            serial: String::new(),
+            ended: false,
+        }
+    }
+
+    /// It is known who asks.
+    pub(super) fn authenticated(&mut self, requester: &Requester) {
+        self.worker_id = requester.worker_id.to_string();
+        self.authentication = requester.credential.kind();
+        requester.credential.id().clone_into(&mut self.credential);
+    }
+
+    /// The policy has decided.
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        self.decision_id.clone_from(&decision.id);
+    }
+
+    /// A serial is taken; from here on a certificate may exist.
+    pub(super) fn reserved(&mut self, serial: &str) {
+        serial.clone_into(&mut self.serial);
+    }
+
+    /// It is over.
+    pub(super) fn end(mut self, result: &Result<IssuedCertificate, EnrolmentError>) {
+        self.ended = true;
+        match result {
+            Ok(issued) => {
+                let names: Vec<String> = issued.names.iter().map(ToString::to_string).collect();
+                self.line("issued", "", &format!("{} until {}", names.join(", "), issued.not_after));
+            }
+            Err(error) if error.is_internal() => self.line("failed", error.kind(), &with_causes(error)),
+            Err(error) => self.line("refused", error.kind(), &error.to_string()),
+        }
+    }
+
+    fn line(&self, decision: &'static str, kind: &'static str, detail: &str) {
+        let source = self.context.source.map(|source| source.to_string()).unwrap_or_default();
+        tracing::info!(
+            target: "crank::audit",
+            event = "CERTIFICATE_REQUESTED",
+            decision,
+            kind,
+            detail,
+            worker_id = self.worker_id,
+            authentication = self.authentication,
+            credential = self.credential,
+            decision_id = self.decision_id,
+            serial = self.serial,
+            source,
+            correlation_id = self.context.correlation_id,
+            "request for a certificate {decision}"
+        );
+    }
+}
+
+impl Drop for Audit<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.line("failed", "aborted", "the client went away or the deadline passed");
+        }
+    }
+}
+
+fn with_causes(error: &EnrolmentError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    crate::printable::printable(&text, crate::printable::FOREIGN_TEXT_LIMIT)
+}

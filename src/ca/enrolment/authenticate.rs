@@ -1,0 +1,84 @@
+//! Owns who asks: a join token, or else the certificate of an earlier enrolment. Where both come, the token counts alone.
+
+use std::collections::BTreeSet;
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Credential, EnrolmentError, Requester};
+use crate::ca::manager::CertificateAuthorityManager;
+use crate::ca::token::TokenSecret;
+use crate::identity::RequestedIdentity;
+use crate::identity::metadata::serial_text;
+
+/// What came with a request. A certificate has been verified to our root in the handshake, with proof of its key.
+#[derive(Debug)]
+pub(crate) enum Credentials {
+    /// Nothing.
+    None,
+    /// An `Authorization` header that we can't use. A certificate beside it does not count.
+    Malformed,
+    /// A bearer token that can't be one of ours.
+    ForeignToken,
+    /// A bearer token.
+    Token(TokenSecret),
+    /// A client certificate, its leaf.
+    Certificate(CertificateDer<'static>),
+}
+
+impl CertificateAuthorityManager {
+    /// Finds out who asks.
+    pub(super) async fn authenticate(&self, credentials: Credentials) -> Result<Requester, EnrolmentError> {
+        match credentials {
+            Credentials::None => Err(EnrolmentError::NoCredential),
+            Credentials::Malformed => Err(EnrolmentError::MalformedCredential),
+            Credentials::ForeignToken => Err(EnrolmentError::TokenUnknown),
+            Credentials::Token(secret) => self.by_token(&secret).await,
+            Credentials::Certificate(leaf) => self.by_certificate(&leaf).await,
+        }
+    }
+
+    /// The token is looked at, not used: that happens when its certificate is recorded.
+    async fn by_token(&self, secret: &TokenSecret) -> Result<Requester, EnrolmentError> {
+        // What became of a token is told only to those who hold it.
+        let token = self.state.token(&secret.digest()).await?.ok_or(EnrolmentError::TokenUnknown)?;
+        if token.revoked_at.is_some() {
+            return Err(EnrolmentError::TokenRevoked);
+        }
+        if token.used_at.is_some() {
+            return Err(EnrolmentError::TokenUsed);
+        }
+        if token.expires_at <= self.clock.now().wall {
+            return Err(EnrolmentError::TokenExpired);
+        }
+        let own = RequestedIdentity::new(token.worker_id, self.authority.trust_domain(), []);
+        let permitted: BTreeSet<_> = own.names.iter().cloned().chain(token.names).collect();
+        Ok(Requester {
+            worker_id: own.worker_id,
+            permitted,
+            default_names: own.names,
+            credential: Credential::Token(token.id),
+        })
+    }
+
+    /// Renewal keeps the identity: worker and names are those of the certificate shown, no more.
+    async fn by_certificate(&self, leaf: &CertificateDer<'_>) -> Result<Requester, EnrolmentError> {
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| EnrolmentError::CertificateUnknown)?;
+        let serial = serial_text(parsed.tbs_certificate.raw_serial());
+        let record = self.state.issued(&serial).await?.ok_or(EnrolmentError::CertificateUnknown)?;
+        let Some(worker_id) = record.worker_id else { return Err(EnrolmentError::CertificateUnknown) };
+        if record.der != leaf.as_ref() {
+            return Err(EnrolmentError::CertificateUnknown);
+        }
+        // Verified in the handshake too; but a connection may live longer than a certificate.
+        if record.not_after <= self.clock.now().wall {
+            return Err(EnrolmentError::CertificateExpired);
+        }
+        Ok(Requester {
+            worker_id,
+            permitted: record.names.clone(),
+            default_names: record.names,
+            credential: Credential::Certificate(serial),
+        })
+    }
+}

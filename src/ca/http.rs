@@ -1,0 +1,206 @@
+//! Owns the HTTP interface: the table of routes, the limits of a request, and the form of every answer.
+
+mod answers;
+mod problem;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{MethodFilter, on};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use rustls::pki_types::CertificateDer;
+
+use super::enrolment::{Context, Credentials};
+use super::manager::CertificateAuthorityManager;
+use super::token::TokenSecret;
+use crate::events::new_correlation_id;
+use crate::wire::{CORRELATION_HEADER, REQUEST_LIMIT};
+
+use problem::Problem;
+
+/// One entry of the table that the router is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// The method: `GET`, `POST` or `DELETE`.
+    pub method: &'static str,
+    /// The path; `{serial}` stands for one segment.
+    pub path: &'static str,
+    action: Action,
+}
+
+/// Every route. There is none beside them.
+pub const ROUTES: [Route; 9] = [
+    Route { method: "GET", path: "/health", action: Action::Health },
+    Route { method: "GET", path: crate::wire::ROOT_PATH, action: Action::Root },
+    Route { method: "POST", path: crate::wire::CSR_PATH, action: Action::Enrol },
+    Route { method: "DELETE", path: "/certificates/{serial}", action: Action::Revoke },
+    Route { method: "GET", path: "/provider/status", action: Action::Status },
+    Route { method: "GET", path: "/provider/config", action: Action::Config },
+    Route { method: "POST", path: "/certificates/platform", action: Action::Gone },
+    Route { method: "POST", path: "/certificates/server", action: Action::Gone },
+    Route { method: "POST", path: "/certificates/client", action: Action::Gone },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Health,
+    Root,
+    Enrol,
+    Revoke,
+    Status,
+    Config,
+    Gone,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    /// Its address.
+    pub(super) address: SocketAddr,
+    /// Its leaf, verified to our root in the handshake.
+    pub(super) certificate: Option<CertificateDer<'static>>,
+}
+
+/// The router over [`ROUTES`]. Requests must carry a [`Context`] and a [`Peer`], as [`answer`] gives them.
+pub(super) fn router(manager: &Arc<CertificateAuthorityManager>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let manager = Arc::clone(manager);
+        let filter = match route.method {
+            "POST" => MethodFilter::POST,
+            "DELETE" => MethodFilter::DELETE,
+            _ => MethodFilter::GET,
+        };
+        let handler = move |request: Request| dispatch(route.action, Arc::clone(&manager), request);
+        router = router.route(route.path, on(filter, handler));
+    }
+    router
+        .fallback(|request: Request| async move {
+            Problem::new(StatusCode::NOT_FOUND, "there is no such resource").answer(&correlation_id(&request))
+        })
+        .method_not_allowed_fallback(|request: Request| async move {
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this resource takes another method");
+            problem.answer(&correlation_id(&request))
+        })
+}
+
+/// Answers one request within [`REQUEST_DEADLINE`].
+pub(super) async fn answer<B>(router: Router, peer: Peer, request: Request<B>) -> Result<Response, Infallible>
+where
+    B: http_body_util::BodyExt<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
+    let (mut parts, body) = request.into_parts();
+    let correlation_id = correlation_id_of(&parts.headers);
+    let context = Context { correlation_id: correlation_id.clone(), source: Some(peer.address) };
+    parts.extensions.insert(context);
+    parts.extensions.insert(peer);
+    let service = hyper_util::service::TowerToHyperService::new(router);
+    let work = hyper::service::Service::call(&service, Request::from_parts(parts, Body::new(body)));
+    let mut response = match tokio::time::timeout(REQUEST_DEADLINE, work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "the request was not complete within 30 s");
+            let mut response = problem.answer(&correlation_id);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&correlation_id) {
+        response.headers_mut().insert(CORRELATION_HEADER, value);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn dispatch(action: Action, manager: Arc<CertificateAuthorityManager>, request: Request) -> Response {
+    let correlation_id = correlation_id(&request);
+    let answered = match action {
+        Action::Health => answers::health(&manager).await,
+        Action::Root => answers::root(&manager),
+        Action::Enrol => enrol(&manager, request).await,
+        Action::Status => answers::status(&manager).await,
+        Action::Config => answers::config(&manager),
+        Action::Revoke => Err(Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "this version of the CA offers no revocation; nothing was revoked",
+        )),
+        Action::Gone => Err(Problem::new(
+            StatusCode::GONE,
+            "the CA makes no private keys: make a key and a CSR where the worker runs, and send the CSR to \
+             POST /certificates/csr",
+        )),
+    };
+    answered.unwrap_or_else(|problem| problem.answer(&correlation_id))
+}
+
+async fn enrol(manager: &CertificateAuthorityManager, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let (Some(context), Some(peer)) = (parts.extensions.get::<Context>(), parts.extensions.get::<Peer>()) else {
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request lost its context"));
+    };
+    let body = read_limited(&parts.headers, body).await?;
+    let credentials = credentials(&parts.headers, peer);
+    let issued = manager.enrol(credentials, &body, context).await.map_err(|error| {
+        if error.is_internal() {
+            let causes: &dyn std::error::Error = &error;
+            tracing::error!(error = causes, correlation_id = context.correlation_id, "cannot issue a certificate");
+        }
+        Problem::from(&error)
+    })?;
+    answers::issued(manager, issued)
+}
+
+/// Reads the body, however long it says it is, no further than [`REQUEST_LIMIT`].
+async fn read_limited(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "expected a body of at most 64 KiB");
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > REQUEST_LIMIT as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(body, REQUEST_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body did not arrive whole")),
+    }
+}
+
+/// A token, where there is an `Authorization` header; else the client certificate.
+fn credentials(headers: &HeaderMap, peer: &Peer) -> Credentials {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return peer.certificate.clone().map_or(Credentials::None, Credentials::Certificate);
+    };
+    let bearer = value.to_str().ok().and_then(|text| text.split_once(' '));
+    match bearer {
+        Some((scheme, token)) if values.next().is_none() && scheme.eq_ignore_ascii_case("bearer") => {
+            TokenSecret::from_client(token.trim()).map_or(Credentials::ForeignToken, Credentials::Token)
+        }
+        _ => Credentials::Malformed,
+    }
+}
+
+fn correlation_id(request: &Request) -> String {
+    request.extensions().get::<Context>().map(|context| context.correlation_id.clone()).unwrap_or_default()
+}
+
+/// The client's correlation id where it is harmless, else one of ours.
+fn correlation_id_of(headers: &HeaderMap) -> String {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
+    match headers.get(CORRELATION_HEADER).map(HeaderValue::as_bytes) {
+        Some(id) if (1..=64).contains(&id.len()) && id.iter().copied().all(allowed) => {
+            String::from_utf8_lossy(id).into_owned()
+        }
+        _ => new_correlation_id(),
+    }
+}
+
+/// From the first byte of the body's head to the last of the answer.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);

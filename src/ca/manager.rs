@@ -1,0 +1,152 @@
+//! Owns [`CertificateAuthorityManager`]: one CA with its keys, its record, its policy and its clock.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::authority::{Authority, CaCertificate, InitOptions};
+use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester};
+use super::state::{State, StateError};
+use super::token::Tokens;
+use super::{CaError, request};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Environment;
+use crate::identity::{RequestedIdentity, SubjectAltName, TrustDomain};
+use crate::policy::Policy;
+
+/// A CA: makes its own root once, then signs certificates for workers and keeps the record of them.
+pub struct CertificateAuthorityManager {
+    pub(super) authority: Authority,
+    pub(super) state: State,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) environment: Environment,
+    /// Names of the CA itself, which no worker gets.
+    pub(super) reserved: BTreeSet<SubjectAltName>,
+}
+
+impl CertificateAuthorityManager {
+    /// Makes a self-signed root and an issuing intermediate under `data_dir`, which is made where it is missing. A crash
+    /// leaves either nothing that counts or a whole CA. Blocks on the file system.
+    ///
+    /// # Errors
+    /// When there is a CA already, an option does not fit, or a file cannot be written.
+    pub fn generate_ca_certificate(
+        data_dir: &Path,
+        options: &InitOptions,
+        clock: &dyn Clock,
+    ) -> Result<CaCertificate, CaError> {
+        Ok(Authority::generate(data_dir, options, clock.now().wall)?)
+    }
+
+    /// Whether there is a CA under `data_dir`.
+    #[must_use]
+    pub fn is_initialized(data_dir: &Path) -> bool {
+        Authority::exists(data_dir)
+    }
+
+    /// The public side of the CA under `data_dir`.
+    ///
+    /// # Errors
+    /// When there is none, or its parts do not fit, or its keys are open to other users.
+    pub fn ca_certificate(data_dir: &Path) -> Result<CaCertificate, CaError> {
+        Ok(Authority::load(data_dir)?.public().clone())
+    }
+
+    /// Opens the CA under `data_dir` and its record.
+    ///
+    /// # Errors
+    /// When there is none, its parts do not fit, its files are open to other users, or its database does not open.
+    pub async fn open(
+        data_dir: &Path,
+        policy: Box<dyn Policy>,
+        environment: Environment,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CaError> {
+        let authority = Authority::load(data_dir)?;
+        let state = State::open(data_dir).await?;
+        Ok(Self { authority, state, policy, clock, environment, reserved: BTreeSet::new() })
+    }
+
+    /// The public side of this CA.
+    #[must_use]
+    pub fn certificate(&self) -> &CaCertificate {
+        self.authority.public()
+    }
+
+    /// The trust domain of the SPIFFE ids it issues.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.authority.trust_domain()
+    }
+
+    /// The join tokens of this CA.
+    #[must_use]
+    pub fn tokens(&self) -> Tokens {
+        Tokens::new(self.state.clone(), Arc::clone(&self.clock))
+    }
+
+    /// How many certificates have been issued to workers.
+    ///
+    /// # Errors
+    /// When the record fails.
+    pub async fn issued_count(&self) -> Result<u64, StateError> {
+        self.state.issued_count().await
+    }
+
+    /// Signs the key of a CSR for `identity`, for whose truth the caller vouches. The CSR may ask for some of its names
+    /// and for nothing else; the same checks, policy and record apply as for a request over the network.
+    ///
+    /// # Errors
+    /// When the CSR or the policy does not allow it, or signing or the record fails.
+    pub async fn sign_worker_certificate(
+        &self,
+        csr_pem: &str,
+        identity: &RequestedIdentity,
+        correlation_id: &str,
+    ) -> Result<IssuedCertificate, EnrolmentError> {
+        if csr_pem.len() > crate::wire::REQUEST_LIMIT {
+            return Err(EnrolmentError::Csr(request::CsrRefusal::Malformed("expected at most 64 KiB")));
+        }
+        let requester = Requester {
+            worker_id: identity.worker_id.clone(),
+            permitted: identity.names.clone(),
+            default_names: identity.names.clone(),
+            credential: Credential::Caller,
+        };
+        let context = Context { correlation_id: correlation_id.to_owned(), source: None };
+        self.enrol_as(&requester, csr_pem, &context).await
+    }
+}
+
+impl std::fmt::Debug for CertificateAuthorityManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CertificateAuthorityManager").field("certificate", self.certificate()).finish_non_exhaustive()
+    }
+}
+
+/// Makes a CA with default options under `cert_dir`, or finds the one that is there. Blocks on the file system.
+///
+/// The trust domain is [`DEFAULT_TRUST_DOMAIN`]. In development the CA says so in its name, so that nobody mistakes
+/// its root for another.
+///
+/// # Errors
+/// As [`CertificateAuthorityManager::generate_ca_certificate`] and [`CertificateAuthorityManager::ca_certificate`].
+pub fn initialize_controller_certificates(
+    cert_dir: &Path,
+    environment: Environment,
+) -> Result<CaCertificate, CaError> {
+    if Authority::exists(cert_dir) {
+        return CertificateAuthorityManager::ca_certificate(cert_dir);
+    }
+    let trust_domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN)
+        .map_err(|_| CaError::Setting { setting: "trust domain", reason: "expected a SPIFFE trust domain" })?;
+    let mut options = InitOptions::new(trust_domain);
+    if environment == Environment::Development {
+        options.name.push_str(" Development");
+    }
+    CertificateAuthorityManager::generate_ca_certificate(cert_dir, &options, &SystemClock)
+}
+
+/// The trust domain where none is configured.
+pub const DEFAULT_TRUST_DOMAIN: &str = "crank.local";

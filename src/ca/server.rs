@@ -1,0 +1,231 @@
+//! Owns the serving CA: its start, its own server certificate, its connections, its end.
+
+mod certificate;
+mod connection;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::http::router;
+use super::manager::CertificateAuthorityManager;
+use super::{CaConfig, CaError, Tokens};
+use crate::clock::Clock;
+use crate::identity::{SubjectAltName, TrustDomain};
+use crate::policy::DefaultPolicy;
+
+use certificate::ServerCertificate;
+
+/// Starts serving CAs; several may run in one process.
+#[derive(Debug)]
+pub struct Server;
+
+/// A CA that serves until its cancellation token is cancelled.
+#[derive(Debug)]
+pub struct RunningCa {
+    address: SocketAddr,
+    manager: Arc<CertificateAuthorityManager>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Opens the CA under `config.data_dir`, which `init` has made, and serves it. When this returns, the port is open
+    /// and the server certificate is valid. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When a setting does not fit, the CA does not open, or the address can't be listened on.
+    pub async fn start(
+        config: CaConfig,
+        clock: Arc<dyn Clock>,
+        cancel: CancellationToken,
+    ) -> Result<RunningCa, CaError> {
+        let setting = |setting| move |reason| CaError::Setting { setting, reason };
+        let policy = DefaultPolicy::new(config.lifetime).map_err(setting("lifetime"))?;
+        if config.names.is_empty() {
+            return Err(setting("dns")("expected at least one name for the server certificate"));
+        }
+        if !(1..=Semaphore::MAX_PERMITS).contains(&config.max_connections) {
+            return Err(setting("max connections")("expected at least 1"));
+        }
+        let names: BTreeSet<SubjectAltName> = config.names.iter().cloned().collect();
+        if names.iter().any(|name| matches!(name, SubjectAltName::Uri(_))) {
+            return Err(setting("dns")("expected DNS names and IP addresses"));
+        }
+        let listen = |source| CaError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+
+        let mut manager = CertificateAuthorityManager::open(
+            &config.data_dir,
+            Box::new(policy),
+            config.environment,
+            Arc::clone(&clock),
+        )
+        .await?;
+        manager.reserved = names.iter().filter(|name| !is_local(name)).cloned().collect();
+        let manager = Arc::new(manager);
+        let certificate =
+            ServerCertificate::issue(Arc::clone(&manager), names, config.server_lifetime).await?;
+        let tls = certificate.tls_config()?;
+        let serving = Serving {
+            listener,
+            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            manager: Arc::clone(&manager),
+            certificate,
+            max_connections: config.max_connections,
+            cancel,
+        };
+        let task = tokio::spawn(serving.run());
+        Ok(RunningCa { address, manager, task })
+    }
+}
+
+impl RunningCa {
+    /// Where it listens, with the port it got.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The root as a PEM file.
+    #[must_use]
+    pub fn root_path(&self) -> &Path {
+        &self.manager.certificate().root_path
+    }
+
+    /// The root as PEM.
+    #[must_use]
+    pub fn root_pem(&self) -> &str {
+        &self.manager.certificate().root_pem
+    }
+
+    /// SHA-256 of the root's DER, as `sha256:` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn root_fingerprint(&self) -> &str {
+        &self.manager.certificate().root_fingerprint
+    }
+
+    /// The trust domain of the SPIFFE ids it issues.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.manager.trust_domain()
+    }
+
+    /// Its join tokens.
+    #[must_use]
+    pub fn tokens(&self) -> Tokens {
+        self.manager.tokens()
+    }
+
+    /// The CA behind the server.
+    #[must_use]
+    pub fn manager(&self) -> &CertificateAuthorityManager {
+        &self.manager
+    }
+
+    /// Waits until it has stopped: after cancellation, within [`DRAIN_DEADLINE`].
+    ///
+    /// # Errors
+    /// When the server's task panicked.
+    pub async fn stopped(self) -> Result<(), CaError> {
+        self.task.await.map_err(|_| CaError::Task("CA server"))
+    }
+}
+
+/// How long requests in flight may take after cancellation.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
+
+struct Serving {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    manager: Arc<CertificateAuthorityManager>,
+    certificate: Arc<ServerCertificate>,
+    max_connections: usize,
+    cancel: CancellationToken,
+}
+
+impl Serving {
+    async fn run(self) {
+        let router = router(&self.manager);
+        let connections = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(self.max_connections));
+        // Cancelled when those in flight have had their time.
+        let abort = CancellationToken::new();
+        let renewal = tokio::spawn(Arc::clone(&self.certificate).keep_renewed(self.cancel.clone()));
+        loop {
+            // A slot first: beyond the limit, connections wait in the kernel's backlog.
+            let accepted = async {
+                let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+                Some((slot, accept(&self.listener).await))
+            };
+            let (slot, (stream, address)) = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => break,
+                accepted = accepted => match accepted {
+                    Some(accepted) => accepted,
+                    None => break,
+                },
+            };
+            let connection = connection::serve(
+                self.acceptor.clone(),
+                router.clone(),
+                stream,
+                address,
+                self.cancel.clone(),
+            );
+            let abort = abort.clone();
+            connections.spawn(async move {
+                tokio::select! {
+                    () = connection => {}
+                    () = abort.cancelled() => {}
+                }
+                drop(slot);
+            });
+        }
+        drop(self.listener);
+        connections.close();
+        if tokio::time::timeout(DRAIN_DEADLINE, connections.wait()).await.is_err() {
+            abort.cancel();
+            connections.wait().await;
+        }
+        renewal.abort();
+        self.manager.state.close().await;
+    }
+}
+
+/// The next connection. An error of the listener, such as too many open files, is waited out.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            // The client's doing: the next may be there already.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for now");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Every worker is `localhost` to itself.
+fn is_local(name: &SubjectAltName) -> bool {
+    match name {
+        SubjectAltName::Dns(name) => name.as_str() == "localhost",
+        SubjectAltName::Ip(IpAddr::V4(address)) => address.is_loopback(),
+        SubjectAltName::Ip(IpAddr::V6(address)) => address.is_loopback(),
+        SubjectAltName::Uri(_) => false,
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);

@@ -1,0 +1,142 @@
+//! Tests of the record on a real SQLite file.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::identity::WorkerId;
+
+const NOW: OffsetDateTime = time::macros::datetime!(2026-08-20 12:00 UTC);
+
+fn worker(name: &str) -> WorkerId {
+    WorkerId::new(name).unwrap()
+}
+
+fn new_token(id: &str) -> NewToken {
+    NewToken {
+        id: id.to_owned(),
+        digest: crate::identity::key::sha256(id.as_bytes()),
+        worker_id: worker("streaming"),
+        names: BTreeSet::from(["a.b".parse().unwrap(), "10.0.0.7".parse().unwrap()]),
+        created_at: NOW,
+        expires_at: NOW + time::Duration::minutes(10),
+    }
+}
+
+fn reservation(serial: &str, owner: Option<&str>, key: u8) -> Reservation {
+    Reservation {
+        serial: serial.to_owned(),
+        worker_id: owner.map(worker),
+        names: BTreeSet::from(["streaming".parse().unwrap()]),
+        not_before: NOW,
+        not_after: NOW + time::Duration::days(1),
+        key_digest: [key; 32],
+        issuer_digest: [0; 32],
+        authentication: "token",
+        credential: "t1".to_owned(),
+        decision_id: "dec_1".to_owned(),
+        correlation_id: "req_1".to_owned(),
+        at: NOW,
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_certificates_survive_reopening_and_the_file_is_private() {
+    let directory = TempDir::new().unwrap();
+    let state = State::open(directory.path()).await.unwrap();
+    state.add_token(&new_token("t1")).await.unwrap();
+    state.reserve(&reservation("01", Some("streaming"), 1)).await.unwrap();
+    assert_eq!(state.issued("01").await.unwrap(), None);
+    let used = state.record_issued("01", b"der", Some(TokenUse { id: "t1" }), NOW).await.unwrap();
+    assert_eq!(used, Recorded::Done);
+    state.close().await;
+
+    let state = State::open(directory.path()).await.unwrap();
+    let token = state.token(&new_token("t1").digest).await.unwrap().unwrap();
+    assert_eq!((token.used_at, token.used_serial.as_deref()), (Some(NOW), Some("01")));
+    assert_eq!(token.names, new_token("t1").names);
+    let certificate = state.issued("01").await.unwrap().unwrap();
+    assert_eq!(certificate.worker_id, Some(worker("streaming")));
+    assert_eq!(certificate.der, b"der");
+    assert_eq!(state.issued_count().await.unwrap(), 1);
+    let mode = std::fs::metadata(directory.path().join("ca.sqlite3")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_token_is_used_once_and_a_second_certificate_is_not_recorded() {
+    let directory = TempDir::new().unwrap();
+    let state = State::open(directory.path()).await.unwrap();
+    state.add_token(&new_token("t1")).await.unwrap();
+    for serial in ["01", "02"] {
+        state.reserve(&reservation(serial, Some("streaming"), 1)).await.unwrap();
+    }
+    let token = Some(TokenUse { id: "t1" });
+    assert_eq!(state.record_issued("01", b"one", token, NOW).await.unwrap(), Recorded::Done);
+    assert_eq!(state.record_issued("02", b"two", token, NOW).await.unwrap(), Recorded::TokenGone);
+    assert_eq!(state.issued("02").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_lapsed_or_revoked_token_records_nothing() {
+    let directory = TempDir::new().unwrap();
+    let state = State::open(directory.path()).await.unwrap();
+    state.add_token(&new_token("t1")).await.unwrap();
+    state.add_token(&new_token("t2")).await.unwrap();
+    assert!(state.revoke_token("t2", NOW).await.unwrap());
+    assert!(!state.revoke_token("t2", NOW).await.unwrap());
+    state.reserve(&reservation("01", Some("streaming"), 1)).await.unwrap();
+    let lapsed = NOW + time::Duration::minutes(10);
+    for (id, at) in [("t1", lapsed), ("t2", NOW), ("unknown", NOW)] {
+        let recorded = state.record_issued("01", b"der", Some(TokenUse { id }), at).await.unwrap();
+        assert_eq!(recorded, Recorded::TokenGone, "{id}");
+    }
+    assert_eq!(state.issued_count().await.unwrap(), 0);
+    // What failed after authentication has not burned the token.
+    let recorded = state.record_issued("01", b"der", Some(TokenUse { id: "t1" }), NOW).await.unwrap();
+    assert_eq!(recorded, Recorded::Done);
+}
+
+#[tokio::test]
+async fn a_key_stays_with_its_first_owner() {
+    let directory = TempDir::new().unwrap();
+    let state = State::open(directory.path()).await.unwrap();
+    let reserve = async |serial: &str, owner, key| state.reserve(&reservation(serial, owner, key)).await.unwrap();
+    assert_eq!(reserve("01", Some("a"), 1).await, Reserved::Done);
+    assert_eq!(reserve("02", Some("a"), 1).await, Reserved::Done);
+    assert_eq!(reserve("03", Some("b"), 1).await, Reserved::KeyOfAnother);
+    assert_eq!(reserve("04", None, 2).await, Reserved::Done);
+    assert_eq!(reserve("05", Some("a"), 2).await, Reserved::KeyOfAnother);
+}
+
+#[tokio::test]
+async fn a_serial_is_reserved_once() {
+    let directory = TempDir::new().unwrap();
+    let state = State::open(directory.path()).await.unwrap();
+    state.reserve(&reservation("01", Some("a"), 1)).await.unwrap();
+    assert!(state.reserve(&reservation("01", Some("a"), 1)).await.is_err());
+    state.record_issued("01", b"der", None, NOW).await.unwrap();
+    assert!(state.record_issued("01", b"other", None, NOW).await.is_err());
+}
+
+#[tokio::test]
+async fn processes_that_open_a_fresh_database_at_once_all_succeed() {
+    let directory = TempDir::new().unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let path = directory.path().to_owned();
+        tasks.spawn(async move { State::open(&path).await.is_ok() });
+    }
+    assert!(tasks.join_all().await.into_iter().all(|opened| opened));
+}
+
+#[tokio::test]
+async fn a_database_open_to_others_is_refused() {
+    let directory = TempDir::new().unwrap();
+    State::open(directory.path()).await.unwrap().close().await;
+    let path = directory.path().join("ca.sqlite3");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(State::open(directory.path()).await, Err(StateError::File(_))));
+}
