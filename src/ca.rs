@@ -54,6 +54,33 @@ pub struct CaConfig {
     pub environment: Environment,
     /// The most connections at a time. Further ones wait to be accepted.
     pub max_connections: usize,
+    /// How long a client may take.
+    pub deadlines: Deadlines,
+}
+
+/// How long a client may take. Whoever takes longer is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For the head of a request; also how long a connection may stay idle between requests.
+    pub header: Duration,
+    /// For a request from the end of its head to the answer.
+    pub request: Duration,
+    /// For a connection in all. Bounds what no other deadline does, such as a client that sends and never reads.
+    pub connection: Duration,
+}
+
+impl Default for Deadlines {
+    /// 10 s, 10 s, 30 s and 10 minutes.
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            connection: Duration::from_mins(10),
+        }
+    }
 }
 
 impl CaConfig {
@@ -68,6 +95,7 @@ impl CaConfig {
             server_lifetime: Duration::from_hours(30 * 24),
             environment: Environment::Production,
             max_connections: 1024,
+            deadlines: Deadlines::default(),
         }
     }
 }

@@ -1,145 +1,27 @@
 //! crank-ca: the certificate authority of a Crank mesh. Arguments, tracing, exit codes; the work is in the library.
 
+#[path = "crank-ca/arguments.rs"]
+mod arguments;
+#[path = "crank-ca/failure.rs"]
+mod failure;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
-use crank_agent::ca::{
-    AuthorityError, CaConfig, CaError, CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, InitOptions, Server,
-    StateError, TokenError, Tokens,
-};
+use clap::{CommandFactory, Parser};
+use crank_agent::ca::{CaConfig, CertificateAuthorityManager, InitOptions, Server, Tokens};
 use crank_agent::clock::{Clock, SystemClock};
 use crank_agent::config::Environment;
-use crank_agent::duration::parse_duration;
-use crank_agent::identity::{KeyType, SubjectAltName, TrustDomain, WorkerId};
 use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-#[derive(Debug, Parser)]
-#[command(name = "crank-ca", version, about = "The certificate authority of a Crank mesh", after_help = EXAMPLES)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make a root and an issuing intermediate; overwrites nothing
-    Init(Init),
-    /// Serve the CA over HTTPS
-    Serve(Serve),
-    /// Make, list and revoke join tokens
-    #[command(subcommand)]
-    Token(Token),
-    /// Print shell completions
-    Completions {
-        /// The shell to print for
-        shell: Shell,
-    },
-}
-
-#[derive(Debug, Args)]
-struct DataDir {
-    /// Where the CA's keys, certificates and database are
-    #[arg(long, env = "CRANK_CA_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct Init {
-    #[command(flatten)]
-    data: DataDir,
-    /// The kind of the CA's keys: ecdsa-p256 or ecdsa-p384
-    #[arg(long, env = "CRANK_CA_KEY_TYPE", default_value = "ecdsa-p256")]
-    key_type: KeyType,
-    /// The trust domain of the SPIFFE ids the CA will issue
-    #[arg(long, env = "CRANK_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
-    trust_domain: TrustDomain,
-    /// Begins the names of root and intermediate
-    #[arg(long, env = "CRANK_CA_NAME", default_value = "Crank")]
-    name: String,
-}
-
-#[derive(Debug, Args)]
-struct Serve {
-    #[command(flatten)]
-    data: DataDir,
-    /// Where to listen
-    #[arg(long, env = "CRANK_CA_LISTEN", default_value = "0.0.0.0:9090", value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
-    /// A DNS name or IP address of this server; may be repeated
-    #[arg(long, env = "CRANK_CA_DNS", default_value = "cert-authority", value_delimiter = ',', value_name = "NAME")]
-    dns: Vec<SubjectAltName>,
-    /// The life of a worker's certificate: 60s to 365d
-    #[arg(long, env = "CRANK_CA_LIFETIME", default_value = "365d", value_parser = parse_duration)]
-    lifetime: Duration,
-    /// The most connections at a time
-    #[arg(long, env = "CRANK_CA_MAX_CONNECTIONS", default_value_t = 1024)]
-    max_connections: usize,
-    /// Told to policies; security is the same in both
-    #[arg(long, env = "CRANK_ENVIRONMENT", default_value = "production")]
-    environment: EnvironmentName,
-    /// What is logged, as `info` or `crank_agent=debug`; the audit trail always is
-    #[arg(long, env = "CRANK_CA_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
-    /// The form of log lines
-    #[arg(long, env = "CRANK_CA_LOG_FORMAT", default_value = "auto")]
-    log_format: LogFormat,
-}
-
-#[derive(Debug, Subcommand)]
-enum Token {
-    /// Make a token for one certificate of one worker; the token is shown this once
-    Create {
-        #[command(flatten)]
-        data: DataDir,
-        /// Whom it is for
-        #[arg(long, value_name = "ID")]
-        worker: WorkerId,
-        /// How long it is good for: 1s to 30d
-        #[arg(long, default_value = "10m", value_parser = parse_duration)]
-        ttl: Duration,
-        /// A DNS name or IP address permitted beside the worker's own names; may be repeated
-        #[arg(long = "name", value_name = "NAME")]
-        names: Vec<SubjectAltName>,
-        /// Write the token to this file (mode 0600) and not to standard output
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
-    /// List the newest 1,000 tokens
-    List {
-        #[command(flatten)]
-        data: DataDir,
-    },
-    /// Make an unused token useless
-    Revoke {
-        #[command(flatten)]
-        data: DataDir,
-        /// The token's id, as `list` shows it
-        id: String,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EnvironmentName {
-    Development,
-    Production,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Auto,
-    Json,
-    Pretty,
-}
+use arguments::{Cli, Command, EnvironmentName, Init, LogFormat, Serve, Token};
+use failure::{CANNOT_WRITE, CONFIGURATION, Failure, INTERNAL};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -248,7 +130,7 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
         Token::List { data } => {
             let tokens = Tokens::open(&data.data_dir, Arc::clone(&clock)).await?;
             let now = clock.now().wall;
-            let mut table = format!("{:<22}{:<10}{:<24}{}\n", "ID", "STATE", "EXPIRES", "WORKER");
+            let mut lines = vec![format!("{:<22}{:<10}{:<24}{}\n", "ID", "STATE", "EXPIRES", "WORKER")];
             for token in tokens.list().await? {
                 let state = match &token {
                     token if token.used_at.is_some() => "used",
@@ -257,10 +139,10 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
                     _ => "good",
                 };
                 let expires = token.expires_at.format(&Rfc3339).unwrap_or_default();
-                table.push_str(&format!("{:<22}{state:<10}{expires:<24}{}\n", token.id, token.worker_id));
+                lines.push(format!("{:<22}{state:<10}{expires:<24}{}\n", token.id, token.worker_id));
             }
             tokens.close().await;
-            say(&table)
+            say(&lines.concat())
         }
         Token::Revoke { data, id } => {
             let tokens = Tokens::open(&data.data_dir, clock).await?;
@@ -302,7 +184,11 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<(), Failure> {
         LogFormat::Json => false,
         LogFormat::Pretty => true,
     };
-    if pretty { builder.init() } else { builder.json().flatten_event(true).init() }
+    if pretty {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
     Ok(())
 }
 
@@ -325,81 +211,3 @@ fn report(failure: &Failure) -> ExitCode {
     let _ = writeln!(io::stderr(), "crank-ca: {}", failure.message);
     ExitCode::from(failure.code)
 }
-
-/// What ends the program, with the code it ends with.
-struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    /// The error with its causes.
-    fn new(code: u8, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { code, message }
-    }
-}
-
-impl From<CaError> for Failure {
-    fn from(error: CaError) -> Self {
-        let code = match &error {
-            CaError::Authority(error) => authority_code(error),
-            CaError::State(error) => state_code(error),
-            CaError::Setting { .. } => CONFIGURATION,
-            CaError::Listen { .. } => UNAVAILABLE,
-            CaError::ServerCertificate(_) | CaError::Tls(_) | CaError::Task(_) => INTERNAL,
-        };
-        Self::new(code, &error)
-    }
-}
-
-impl From<TokenError> for Failure {
-    fn from(error: TokenError) -> Self {
-        let code = match &error {
-            TokenError::TimeToLive | TokenError::TooManyNames => CONFIGURATION,
-            TokenError::Random => INTERNAL,
-            TokenError::Authority(error) => authority_code(error),
-            TokenError::State(error) => state_code(error),
-        };
-        Self::new(code, &error)
-    }
-}
-
-fn authority_code(error: &AuthorityError) -> u8 {
-    match error {
-        AuthorityError::Exists(_) => CANNOT_WRITE,
-        AuthorityError::File { action, .. } if *action != "read" => CANNOT_WRITE,
-        AuthorityError::Busy(_) => UNAVAILABLE,
-        AuthorityError::Generation { .. } => INTERNAL,
-        _ => CONFIGURATION,
-    }
-}
-
-fn state_code(error: &StateError) -> u8 {
-    match error {
-        StateError::File(error) => authority_code(error),
-        StateError::Migration(_) | StateError::Corrupt { .. } => CONFIGURATION,
-        StateError::Database { .. } => CANNOT_WRITE,
-    }
-}
-
-const UNAVAILABLE: u8 = 69;
-const INTERNAL: u8 = 70;
-const CANNOT_WRITE: u8 = 73;
-const CONFIGURATION: u8 = 78;
-
-const EXAMPLES: &str = "\
-Examples:
-  crank-ca init --data-dir /var/lib/crank-ca
-  crank-ca serve --data-dir /var/lib/crank-ca --dns cert-authority --lifetime 24h
-  crank-ca token create --data-dir /var/lib/crank-ca --worker streaming --ttl 10m --out streaming.token
-  crank-ca completions bash > /etc/bash_completion.d/crank-ca
-
-Exit codes:
-  0 done; 2 usage; 69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";

@@ -263,9 +263,7 @@ fn one_certificate(path: &Path) -> Result<CertificateDer<'static>, AuthorityErro
 fn parse<'a>(path: &Path, der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, AuthorityError> {
     match X509Certificate::from_der(der) {
         Ok((_, certificate)) => Ok(certificate),
-        Err(_) => {
-            Err(AuthorityError::Invalid { path: path.to_owned(), reason: "is not a DER certificate".to_owned() })
-        }
+        Err(_) => Err(AuthorityError::Invalid { path: path.to_owned(), reason: "is not a DER certificate".to_owned() }),
     }
 }
 

@@ -107,8 +107,7 @@ impl CertificateAuthorityManager {
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
         let result = async {
-            let requester = self.authenticate(credentials).await?;
-            audit.authenticated(&requester);
+            let requester = self.authenticate(credentials, &mut audit).await?;
             let body: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
             authorise::check_worker(&requester, &body.service_name)?;
             self.issue(&requester, &body.csr, context, &mut audit).await
@@ -126,7 +125,7 @@ impl CertificateAuthorityManager {
         context: &Context,
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
-        audit.authenticated(requester);
+        audit.shown(&requester.worker_id, &requester.credential);
         let result = self.issue(requester, csr_pem, context, &mut audit).await;
         audit.end(&result);
         result
@@ -139,8 +138,7 @@ impl CertificateAuthorityManager {
         lifetime: Duration,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKey, OffsetDateTime), EnrolmentError> {
         let key = PrivateKey::generate(KeyType::EcdsaP256).map_err(|_| EnrolmentError::Key)?;
-        let certifiable =
-            CertifiableKey::new(&key.public_key_der(), KeyType::EcdsaP256).ok_or(EnrolmentError::Key)?;
+        let certifiable = CertifiableKey::new(&key.public_key_der(), KeyType::EcdsaP256).ok_or(EnrolmentError::Key)?;
         let now = self.clock.now().wall;
         let (not_before, not_after) = validity::server(now, lifetime, self.authority.issuer_not_after())?;
         let plan = LeafPlan {
@@ -199,8 +197,7 @@ impl CertificateAuthorityManager {
             not_after,
         };
         let credential = &requester.credential;
-        let reservation =
-            self.reservation(&plan, Some(worker_id), credential.kind(), credential.id(), context, now);
+        let reservation = self.reservation(&plan, Some(worker_id), credential.kind(), credential.id(), context, now);
         let reservation = Reservation { decision_id: decision.id.clone(), ..reservation };
         audit.reserved(&reservation.serial);
         let token = match credential {

@@ -91,8 +91,13 @@ pub(super) fn router(manager: &Arc<CertificateAuthorityManager>) -> Router {
         })
 }
 
-/// Answers one request within [`REQUEST_DEADLINE`].
-pub(super) async fn answer<B>(router: Router, peer: Peer, request: Request<B>) -> Result<Response, Infallible>
+/// Answers one request within `deadline`.
+pub(super) async fn answer<B>(
+    router: Router,
+    peer: Peer,
+    deadline: Duration,
+    request: Request<B>,
+) -> Result<Response, Infallible>
 where
     B: http_body_util::BodyExt<Data = Bytes, Error = hyper::Error> + Send + 'static,
 {
@@ -103,11 +108,11 @@ where
     parts.extensions.insert(peer);
     let service = hyper_util::service::TowerToHyperService::new(router);
     let work = hyper::service::Service::call(&service, Request::from_parts(parts, Body::new(body)));
-    let mut response = match tokio::time::timeout(REQUEST_DEADLINE, work).await {
+    let mut response = match tokio::time::timeout(deadline, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => {
-            let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "the request was not complete within 30 s");
+            let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "the request was not complete in time");
             let mut response = problem.answer(&correlation_id);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             response
@@ -201,6 +206,3 @@ fn correlation_id_of(headers: &HeaderMap) -> String {
         _ => new_correlation_id(),
     }
 }
-
-/// From the first byte of the body's head to the last of the answer.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(30);

@@ -132,10 +132,7 @@ impl std::fmt::Debug for CertificateAuthorityManager {
 ///
 /// # Errors
 /// As [`CertificateAuthorityManager::generate_ca_certificate`] and [`CertificateAuthorityManager::ca_certificate`].
-pub fn initialize_controller_certificates(
-    cert_dir: &Path,
-    environment: Environment,
-) -> Result<CaCertificate, CaError> {
+pub fn initialize_controller_certificates(cert_dir: &Path, environment: Environment) -> Result<CaCertificate, CaError> {
     if Authority::exists(cert_dir) {
         return CertificateAuthorityManager::ca_certificate(cert_dir);
     }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::http::router;
 use super::manager::CertificateAuthorityManager;
-use super::{CaConfig, CaError, Tokens};
+use super::{CaConfig, CaError, Deadlines, Tokens};
 use crate::clock::Clock;
 use crate::identity::{SubjectAltName, TrustDomain};
 use crate::policy::DefaultPolicy;
@@ -74,8 +74,7 @@ impl Server {
         .await?;
         manager.reserved = names.iter().filter(|name| !is_local(name)).cloned().collect();
         let manager = Arc::new(manager);
-        let certificate =
-            ServerCertificate::issue(Arc::clone(&manager), names, config.server_lifetime).await?;
+        let certificate = ServerCertificate::issue(Arc::clone(&manager), names, config.server_lifetime).await?;
         let tls = certificate.tls_config()?;
         let serving = Serving {
             listener,
@@ -83,6 +82,7 @@ impl Server {
             manager: Arc::clone(&manager),
             certificate,
             max_connections: config.max_connections,
+            deadlines: config.deadlines,
             cancel,
         };
         let task = tokio::spawn(serving.run());
@@ -151,6 +151,7 @@ struct Serving {
     manager: Arc<CertificateAuthorityManager>,
     certificate: Arc<ServerCertificate>,
     max_connections: usize,
+    deadlines: Deadlines,
     cancel: CancellationToken,
 }
 
@@ -181,6 +182,7 @@ impl Serving {
                 router.clone(),
                 stream,
                 address,
+                self.deadlines,
                 self.cancel.clone(),
             );
             let abort = abort.clone();

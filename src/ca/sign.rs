@@ -164,8 +164,7 @@ impl SignError {
 
 /// Signs what is planned and compares the result with the plan.
 pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<CertificateDer<'static>, SignError> {
-    let fail =
-        |error: rcgen::Error| SignError::Signing { serial: plan.serial.to_string(), reason: error.to_string() };
+    let fail = |error: rcgen::Error| SignError::Signing { serial: plan.serial.to_string(), reason: error.to_string() };
     let mut params = CertificateParams::default();
     params.serial_number = Some(plan.serial.clone().into());
     params.distinguished_name = rcgen::DistinguishedName::new();

@@ -1,4 +1,4 @@
-//! Owns the CA's record in SQLite: every statement of SQL is here or below, and every write is on disk when it returns.
+//! Owns the CA's record in `SQLite`: every statement of SQL is here or below, and every write is on disk when it returns.
 
 mod certificates;
 mod tokens;
@@ -15,13 +15,13 @@ use super::authority::{AuthorityError, Lock, check_private, create_private};
 use crate::identity::SubjectAltName;
 
 pub(crate) use certificates::{Recorded, Reservation, Reserved, TokenUse};
-pub use tokens::TokenRecord;
 pub(crate) use tokens::NewToken;
+pub use tokens::TokenRecord;
 
 /// The database. Cheap to clone; all clones share its connections.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
-    /// One connection, so that writers of this process queue here and not in SQLite's busy loop.
+    /// One connection, so that writers of this process queue here and not in the database's busy loop.
     writer: SqlitePool,
     readers: SqlitePool,
 }

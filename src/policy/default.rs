@@ -60,11 +60,7 @@ impl Policy for DefaultPolicy {
         Box::pin(ready(Ok(Self::decide_issuance(asked))))
     }
 
-    fn certificate_validity_period<'a>(
-        &'a self,
-        _: &'a WorkerId,
-        _: Environment,
-    ) -> PolicyAnswer<'a, ValidityPeriod> {
+    fn certificate_validity_period<'a>(&'a self, _: &'a WorkerId, _: Environment) -> PolicyAnswer<'a, ValidityPeriod> {
         Box::pin(ready(Ok(ValidityPeriod { period: self.lifetime, decision: Decision::allow("default lifetime") })))
     }
 

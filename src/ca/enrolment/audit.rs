@@ -1,6 +1,9 @@
 //! Owns the audit line of a request for a certificate: one for each, whatever becomes of it; never with a token in it.
 
-use super::{Context, EnrolmentError, IssuedCertificate, Requester};
+use time::format_description::well_known::Rfc3339;
+
+use super::{Context, Credential, EnrolmentError, IssuedCertificate};
+use crate::identity::WorkerId;
 use crate::policy::Decision;
 
 /// Gathers the facts of one request. Writes one line when it ends, or when it is dropped on the way.
@@ -28,11 +31,11 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// It is known who asks.
-    pub(super) fn authenticated(&mut self, requester: &Requester) {
-        self.worker_id = requester.worker_id.to_string();
-        self.authentication = requester.credential.kind();
-        requester.credential.id().clone_into(&mut self.credential);
+    /// A credential of this worker was shown; whether it still serves is decided later.
+    pub(super) fn shown(&mut self, worker_id: &WorkerId, credential: &Credential) {
+        self.worker_id = worker_id.to_string();
+        self.authentication = credential.kind();
+        credential.id().clone_into(&mut self.credential);
     }
 
     /// The policy has decided.
@@ -51,7 +54,8 @@ impl<'a> Audit<'a> {
         match result {
             Ok(issued) => {
                 let names: Vec<String> = issued.names.iter().map(ToString::to_string).collect();
-                self.line("issued", "", &format!("{} until {}", names.join(", "), issued.not_after));
+                let until = issued.not_after.format(&Rfc3339).unwrap_or_default();
+                self.line("issued", "", &format!("{} until {until}", names.join(", ")));
             }
             Err(error) if error.is_internal() => self.line("failed", error.kind(), &with_causes(error)),
             Err(error) => self.line("refused", error.kind(), &error.to_string()),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::audit::Audit;
 use super::{Credential, EnrolmentError, Requester};
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::token::TokenSecret;
@@ -28,20 +29,26 @@ pub(crate) enum Credentials {
 
 impl CertificateAuthorityManager {
     /// Finds out who asks.
-    pub(super) async fn authenticate(&self, credentials: Credentials) -> Result<Requester, EnrolmentError> {
+    pub(super) async fn authenticate(
+        &self,
+        credentials: Credentials,
+        audit: &mut Audit<'_>,
+    ) -> Result<Requester, EnrolmentError> {
         match credentials {
             Credentials::None => Err(EnrolmentError::NoCredential),
             Credentials::Malformed => Err(EnrolmentError::MalformedCredential),
             Credentials::ForeignToken => Err(EnrolmentError::TokenUnknown),
-            Credentials::Token(secret) => self.by_token(&secret).await,
-            Credentials::Certificate(leaf) => self.by_certificate(&leaf).await,
+            Credentials::Token(secret) => self.by_token(&secret, audit).await,
+            Credentials::Certificate(leaf) => self.by_certificate(&leaf, audit).await,
         }
     }
 
     /// The token is looked at, not used: that happens when its certificate is recorded.
-    async fn by_token(&self, secret: &TokenSecret) -> Result<Requester, EnrolmentError> {
+    async fn by_token(&self, secret: &TokenSecret, audit: &mut Audit<'_>) -> Result<Requester, EnrolmentError> {
         // What became of a token is told only to those who hold it.
         let token = self.state.token(&secret.digest()).await?.ok_or(EnrolmentError::TokenUnknown)?;
+        let credential = Credential::Token(token.id);
+        audit.shown(&token.worker_id, &credential);
         if token.revoked_at.is_some() {
             return Err(EnrolmentError::TokenRevoked);
         }
@@ -53,16 +60,15 @@ impl CertificateAuthorityManager {
         }
         let own = RequestedIdentity::new(token.worker_id, self.authority.trust_domain(), []);
         let permitted: BTreeSet<_> = own.names.iter().cloned().chain(token.names).collect();
-        Ok(Requester {
-            worker_id: own.worker_id,
-            permitted,
-            default_names: own.names,
-            credential: Credential::Token(token.id),
-        })
+        Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential })
     }
 
     /// Renewal keeps the identity: worker and names are those of the certificate shown, no more.
-    async fn by_certificate(&self, leaf: &CertificateDer<'_>) -> Result<Requester, EnrolmentError> {
+    async fn by_certificate(
+        &self,
+        leaf: &CertificateDer<'_>,
+        audit: &mut Audit<'_>,
+    ) -> Result<Requester, EnrolmentError> {
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| EnrolmentError::CertificateUnknown)?;
         let serial = serial_text(parsed.tbs_certificate.raw_serial());
         let record = self.state.issued(&serial).await?.ok_or(EnrolmentError::CertificateUnknown)?;
@@ -70,15 +76,12 @@ impl CertificateAuthorityManager {
         if record.der != leaf.as_ref() {
             return Err(EnrolmentError::CertificateUnknown);
         }
+        let credential = Credential::Certificate(serial);
+        audit.shown(&worker_id, &credential);
         // Verified in the handshake too; but a connection may live longer than a certificate.
         if record.not_after <= self.clock.now().wall {
             return Err(EnrolmentError::CertificateExpired);
         }
-        Ok(Requester {
-            worker_id,
-            permitted: record.names.clone(),
-            default_names: record.names,
-            credential: Credential::Certificate(serial),
-        })
+        Ok(Requester { worker_id, permitted: record.names.clone(), default_names: record.names, credential })
     }
 }

@@ -1,1 +1,218 @@
-//! placeholder
+//! Tests of the core without a network: policies that fail, keys that are reused, an issuer at its end.
+
+use std::future::{pending, ready};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::ca::token::TokenSecret;
+use crate::ca::{CsrRefusal, initialize_controller_certificates};
+use crate::clock::testing::TestClock;
+use crate::config::Environment;
+use crate::identity::csr::generate_csr;
+use crate::identity::{CertificateMetadata, RequestedIdentity};
+use crate::policy::{Decision, DefaultPolicy, Policy, RevocationReason, ValidityPeriod};
+
+/// A policy whose first hook does as told; the others are the default's.
+struct Told(fn() -> PolicyAnswer<'static, Decision>);
+
+impl Policy for Told {
+    fn can_issue_certificate<'a>(&'a self, _: &'a WorkerId, _: &'a Capabilities) -> PolicyAnswer<'a, Decision> {
+        (self.0)()
+    }
+
+    fn certificate_validity_period<'a>(&'a self, _: &'a WorkerId, _: Environment) -> PolicyAnswer<'a, ValidityPeriod> {
+        let period = Duration::from_hours(1);
+        Box::pin(ready(Ok(ValidityPeriod { period, decision: Decision::allow("an hour") })))
+    }
+
+    fn should_renew_certificate<'a>(
+        &'a self,
+        _: &'a CertificateMetadata,
+        _: OffsetDateTime,
+    ) -> PolicyAnswer<'a, Decision> {
+        Box::pin(ready(Ok(Decision::deny("not asked here"))))
+    }
+
+    fn revoke_certificate<'a>(&'a self, _: &'a WorkerId, _: RevocationReason) -> PolicyAnswer<'a, Decision> {
+        Box::pin(ready(Ok(Decision::deny("not asked here"))))
+    }
+}
+
+struct Fixture {
+    _directory: TempDir,
+    clock: Arc<TestClock>,
+    manager: CertificateAuthorityManager,
+}
+
+impl Fixture {
+    async fn new(policy: impl Policy) -> Self {
+        let directory = TempDir::new().unwrap();
+        let data = directory.path().join("ca");
+        initialize_controller_certificates(&data, Environment::Development).unwrap();
+        let clock = Arc::new(TestClock::at(OffsetDateTime::now_utc()));
+        let (policy, shared) = (Box::new(policy), Arc::clone(&clock) as Arc<dyn crate::clock::Clock>);
+        let manager = CertificateAuthorityManager::open(&data, policy, Environment::Development, shared).await.unwrap();
+        Self { _directory: directory, clock, manager }
+    }
+
+    fn identity(&self, worker: &str) -> RequestedIdentity {
+        RequestedIdentity::new(WorkerId::new(worker).unwrap(), self.manager.trust_domain(), [])
+    }
+
+    async fn token(&self, worker: &str) -> String {
+        let worker = WorkerId::new(worker).unwrap();
+        let created = self.manager.tokens().create(worker, Duration::from_mins(10), []).await.unwrap();
+        created.secret.expose().to_owned()
+    }
+
+    async fn enrol(&self, token: &str, worker: &str) -> Result<IssuedCertificate, EnrolmentError> {
+        let body = serde_json::to_vec(&CsrRequest { csr: self.csr(worker), service_name: worker.to_owned() }).unwrap();
+        let credentials = Credentials::Token(TokenSecret::from_client(token).unwrap());
+        self.manager.enrol(credentials, &body, &context()).await
+    }
+
+    fn csr(&self, worker: &str) -> String {
+        csr_of(&self.identity(worker), &PrivateKey::generate(KeyType::EcdsaP256).unwrap())
+    }
+}
+
+fn csr_of(identity: &RequestedIdentity, key: &PrivateKey) -> String {
+    generate_csr(identity, key, KeyType::EcdsaP256).unwrap()
+}
+
+fn context() -> Context {
+    Context { correlation_id: "req_1".to_owned(), source: None }
+}
+
+#[tokio::test]
+async fn a_policy_that_denies_is_heard_with_its_reason_and_the_token_stays_good() {
+    let fixture = Fixture::new(Told(|| Box::pin(ready(Ok(Decision::deny("not on Fridays")))))).await;
+    let token = fixture.token("streaming").await;
+    for _ in 0..2 {
+        let error = fixture.enrol(&token, "streaming").await.unwrap_err();
+        assert!(error.to_string().starts_with("denied by policy: not on Fridays (decision dec_"), "{error}");
+    }
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_denies() {
+    let fail =
+        || -> PolicyAnswer<'static, Decision> { Box::pin(ready(Err(PolicyError { reason: "no rules".to_owned() }))) };
+    let fixture = Fixture::new(Told(fail)).await;
+    let token = fixture.token("streaming").await;
+    assert!(matches!(fixture.enrol(&token, "streaming").await, Err(EnrolmentError::Policy(_))));
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_policy_that_never_answers_denies_after_its_deadline() {
+    let answer: PolicyAnswer<'static, Decision> = Box::pin(pending());
+    tokio::time::pause();
+    assert!(matches!(decided(answer).await, Err(EnrolmentError::Policy(_))));
+}
+
+#[tokio::test]
+async fn a_policy_that_allows_is_on_record_with_its_decision() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let issued = fixture.enrol(&token, "streaming").await.unwrap();
+    assert!(issued.decision_id.starts_with("dec_"));
+    assert_eq!(issued.names, fixture.identity("streaming").names);
+    assert!(matches!(fixture.enrol(&token, "streaming").await, Err(EnrolmentError::TokenUsed)));
+}
+
+#[tokio::test]
+async fn a_refused_request_leaves_the_token_good() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    assert!(matches!(fixture.enrol(&token, "other").await, Err(EnrolmentError::OtherWorker { .. })));
+    let credentials = || Credentials::Token(TokenSecret::from_client(&token).unwrap());
+    let body = br#"{"csr":"x","service_name":"streaming"}"#;
+    let malformed = fixture.manager.enrol(credentials(), body, &context()).await;
+    assert!(matches!(malformed, Err(EnrolmentError::Csr(CsrRefusal::Malformed(_)))));
+    assert!(fixture.enrol(&token, "streaming").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_token_lapses_by_the_cas_clock() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    fixture.clock.step(time::Duration::minutes(11));
+    assert!(matches!(fixture.enrol(&token, "streaming").await, Err(EnrolmentError::TokenExpired)));
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_told_so() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let tokens = fixture.manager.tokens();
+    let id = tokens.list().await.unwrap().remove(0).id;
+    assert!(tokens.revoke(&id).await.unwrap());
+    assert!(matches!(fixture.enrol(&token, "streaming").await, Err(EnrolmentError::TokenRevoked)));
+}
+
+#[tokio::test]
+async fn a_key_that_another_worker_or_the_ca_has_is_refused() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let key = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+    let sign = async |worker: &str, key: &PrivateKey| {
+        let identity = fixture.identity(worker);
+        fixture.manager.sign_worker_certificate(&csr_of(&identity, key), &identity, "req_1").await
+    };
+    assert!(sign("streaming", &key).await.is_ok());
+    assert!(sign("streaming", &key).await.is_ok());
+    assert!(matches!(sign("other", &key).await, Err(EnrolmentError::KeyOfAnother)));
+    let issuer_key = fixture.manager.authority.issuer_key();
+    assert!(matches!(sign("streaming", issuer_key).await, Err(EnrolmentError::KeyOfAnother)));
+}
+
+#[tokio::test]
+async fn an_identity_of_another_trust_domain_is_refused_even_from_a_caller() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let worker = WorkerId::new("streaming").unwrap();
+    let foreign = RequestedIdentity::new(worker, &"other.local".parse().unwrap(), []);
+    let csr = csr_of(&foreign, &PrivateKey::generate(KeyType::EcdsaP256).unwrap());
+    let result = fixture.manager.sign_worker_certificate(&csr, &foreign, "req_1").await;
+    assert!(matches!(result, Err(EnrolmentError::NamesNotPermitted { .. })));
+}
+
+#[tokio::test]
+async fn near_the_issuers_end_leaves_are_cut_and_then_refused() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let end = fixture.manager.certificate().issuer_not_after;
+    let now = crate::clock::Clock::now(&*fixture.clock).wall;
+    fixture.clock.step(end - now - time::Duration::hours(1));
+    let token = fixture.token("streaming").await;
+    assert_eq!(fixture.enrol(&token, "streaming").await.unwrap().not_after, end);
+    fixture.clock.step(time::Duration::minutes(59) + time::Duration::seconds(30));
+    let token = fixture.token("streaming").await;
+    assert!(matches!(fixture.enrol(&token, "streaming").await, Err(EnrolmentError::IssuerEnding)));
+}
+
+#[tokio::test]
+async fn a_certificate_serves_for_renewal_until_it_expires_and_for_its_own_worker_only() {
+    use rustls::pki_types::pem::PemObject;
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let issued = fixture.enrol(&token, "streaming").await.unwrap();
+    let leaf = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+    let renew = async |worker: &str, leaf: &CertificateDer<'static>| {
+        let request = CsrRequest { csr: fixture.csr(worker), service_name: worker.to_owned() };
+        let body = serde_json::to_vec(&request).unwrap();
+        fixture.manager.enrol(Credentials::Certificate(leaf.clone()), &body, &context()).await
+    };
+    assert_eq!(renew("streaming", &leaf).await.unwrap().names, issued.names);
+    assert!(matches!(renew("other", &leaf).await, Err(EnrolmentError::OtherWorker { .. })));
+    // The CA's own listener is no worker, and a leaf with one bit changed is no certificate of ours.
+    let names = BTreeSet::from(["cert-authority".parse().unwrap()]);
+    let (server, ..) = fixture.manager.issue_server_certificate(&names, Duration::from_hours(1)).await.unwrap();
+    assert!(matches!(renew("streaming", &server[0]).await, Err(EnrolmentError::CertificateUnknown)));
+    let mut changed = leaf.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    assert!(matches!(renew("streaming", &changed.into()).await, Err(EnrolmentError::CertificateUnknown)));
+    fixture.clock.step(time::Duration::days(366));
+    assert!(matches!(renew("streaming", &leaf).await, Err(EnrolmentError::CertificateExpired)));
+}

@@ -63,7 +63,11 @@ mod tests {
     #[test]
     fn an_issuer_at_its_end_issues_nothing() {
         for left in [-1, 0, 59] {
-            let result = worker(NOW, Duration::from_hours(1), NOW.replace_nanosecond(0).unwrap() + time::Duration::seconds(left));
+            let result = worker(
+                NOW,
+                Duration::from_hours(1),
+                NOW.replace_nanosecond(0).unwrap() + time::Duration::seconds(left),
+            );
             assert!(matches!(result, Err(EnrolmentError::IssuerEnding)), "{left}");
         }
     }

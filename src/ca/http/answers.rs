@@ -32,10 +32,7 @@ pub(super) fn root(manager: &CertificateAuthorityManager) -> Result<Response, Pr
 }
 
 /// `POST /certificates/csr`, when all went well.
-pub(super) fn issued(
-    manager: &CertificateAuthorityManager,
-    issued: IssuedCertificate,
-) -> Result<Response, Problem> {
+pub(super) fn issued(manager: &CertificateAuthorityManager, issued: IssuedCertificate) -> Result<Response, Problem> {
     let mut provider = provider();
     if let Some(object) = provider.as_object_mut() {
         object.insert("decision_id".to_owned(), issued.decision_id.into());

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use x509_parser::asn1_rs::{FromDer, Header};
 use x509_parser::extensions::{
-    BasicConstraints, ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExtension, SubjectAlternativeName, X509Extension,
+    BasicConstraints, ExtendedKeyUsage, GeneralName, ParsedExtension, SubjectAlternativeName, X509Extension,
 };
 
 use super::{CsrRefusal, RequestedNames};
@@ -14,10 +14,7 @@ use crate::identity::{DnsName, KeyType, SpiffeId, SubjectAltName};
 use crate::printable::printable;
 
 /// The names that the extensions ask for; `None` where there is no SAN.
-pub(super) fn check(
-    extensions: &[X509Extension<'_>],
-    key_type: KeyType,
-) -> Result<Option<RequestedNames>, CsrRefusal> {
+pub(super) fn check(extensions: &[X509Extension<'_>], key_type: KeyType) -> Result<Option<RequestedNames>, CsrRefusal> {
     let mut seen = BTreeSet::new();
     let mut names = None;
     for extension in extensions {
@@ -27,7 +24,7 @@ pub(super) fn check(
         match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(requested) => names = Some(check_names(requested)?),
             ParsedExtension::BasicConstraints(constraints) => check_constraints(constraints)?,
-            ParsedExtension::KeyUsage(usage) => check_key_usage(usage, key_type)?,
+            ParsedExtension::KeyUsage(usage) => check_key_usage(usage.flags, key_type)?,
             ParsedExtension::ExtendedKeyUsage(usage) => check_extended_key_usage(usage)?,
             ParsedExtension::ParseError { .. } => return Err(CsrRefusal::Malformed("an extension does not parse")),
             _ => return Err(CsrRefusal::Asks(format!("extension {}", printable(&extension.oid.to_string(), 80)))),
@@ -81,14 +78,14 @@ fn check_constraints(constraints: &BasicConstraints) -> Result<(), CsrRefusal> {
     Ok(())
 }
 
-fn check_key_usage(usage: &KeyUsage, key_type: KeyType) -> Result<(), CsrRefusal> {
+fn check_key_usage(flags: u16, key_type: KeyType) -> Result<(), CsrRefusal> {
     const DIGITAL_SIGNATURE: u16 = 1;
     const KEY_ENCIPHERMENT: u16 = 1 << 2;
     let permitted = match key_type {
         KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => DIGITAL_SIGNATURE | KEY_ENCIPHERMENT,
         KeyType::EcdsaP256 | KeyType::EcdsaP384 | KeyType::Ed25519 => DIGITAL_SIGNATURE,
     };
-    if usage.flags & !permitted != 0 {
+    if flags & !permitted != 0 {
         let text = "a key usage beyond digitalSignature (and keyEncipherment with RSA)";
         return Err(CsrRefusal::Asks(text.to_owned()));
     }

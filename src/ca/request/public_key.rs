@@ -1,8 +1,8 @@
 //! Owns which public keys are certified: P-256, P-384, Ed25519, and RSA of 2048, 3072 or 4096 bits.
 
 use x509_parser::oid_registry as oid;
-use x509_parser::public_key::RSAPublicKey;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::CsrRefusal;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -13,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::ca::Deadlines;
 use crate::ca::http::{Peer, answer};
 
 /// Serves one connection to its end.
@@ -21,11 +21,12 @@ pub(super) async fn serve(
     router: Router,
     stream: TcpStream,
     address: SocketAddr,
+    deadlines: Deadlines,
     cancel: CancellationToken,
 ) {
     // Without it an answer of two small writes would wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream));
+    let handshake = tokio::time::timeout(deadlines.handshake, acceptor.accept(stream));
     let stream = tokio::select! {
         () = cancel.cancelled() => return,
         handshake = handshake => match handshake {
@@ -35,17 +36,16 @@ pub(super) async fn serve(
                 return;
             }
             Err(_) => {
-                tracing::debug!(%address, "TLS handshake not complete within 10 s");
+                tracing::debug!(%address, "TLS handshake not complete in time");
                 return;
             }
         },
     };
     let peer = Peer { address, certificate: peer_certificate(&stream) };
-    let service = service_fn(move |request| answer(router.clone(), peer.clone(), request));
+    let service = service_fn(move |request| answer(router.clone(), peer.clone(), deadlines.request, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Also how long a connection may stay idle between requests.
-        .header_read_timeout(HEADER_DEADLINE)
+        .header_read_timeout(deadlines.header)
         .max_headers(HEADERS_LIMIT)
         .max_buf_size(HEAD_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
@@ -53,18 +53,14 @@ pub(super) async fn serve(
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = cancel.cancelled() => None,
-        // Bounds what no other deadline does, such as a client that sends and never reads.
-        () = tokio::time::sleep(CONNECTION_LIFE) => None,
+        () = tokio::time::sleep(deadlines.connection) => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(LAST_REQUEST_DEADLINE, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        let Ok(ended) = tokio::time::timeout(deadlines.request, connection).await else { return };
+        ended
     };
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "connection ended");
@@ -75,14 +71,6 @@ fn peer_certificate(stream: &TlsStream<TcpStream>) -> Option<rustls::pki_types::
     let (_, connection) = stream.get_ref();
     connection.peer_certificates()?.first().map(|leaf| leaf.clone().into_owned())
 }
-
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
-
-const CONNECTION_LIFE: Duration = Duration::from_mins(10);
-
-const LAST_REQUEST_DEADLINE: Duration = Duration::from_secs(35);
 
 const HEADERS_LIMIT: usize = 64;
 

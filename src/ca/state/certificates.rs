@@ -81,14 +81,12 @@ impl State {
         let worker_id = reservation.worker_id.as_ref().map(WorkerId::as_str);
         let names = names_to_text(&reservation.names)?;
         let mut transaction = self.begin().await?;
-        let others = sqlx::query(
-            "SELECT 1 FROM certificates WHERE key_digest = ? AND worker_id IS NOT ? LIMIT 1",
-        )
-        .bind(&reservation.key_digest[..])
-        .bind(worker_id)
-        .fetch_optional(&mut *transaction)
-        .await
-        .map_err(failed("look up a key"))?;
+        let others = sqlx::query("SELECT 1 FROM certificates WHERE key_digest = ? AND worker_id IS NOT ? LIMIT 1")
+            .bind(&reservation.key_digest[..])
+            .bind(worker_id)
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(failed("look up a key"))?;
         if others.is_some() {
             return Ok(Reserved::KeyOfAnother);
         }

@@ -1,0 +1,71 @@
+//! Owns how crank-ca ends when it fails: the message and the exit code.
+
+use crank_agent::ca::{AuthorityError, CaError, StateError, TokenError};
+
+/// What ends the program, with the code it ends with.
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// The error with its causes.
+    pub(crate) fn new(code: u8, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self { code, message }
+    }
+}
+
+impl From<CaError> for Failure {
+    fn from(error: CaError) -> Self {
+        let code = match &error {
+            CaError::Authority(error) => authority_code(error),
+            CaError::State(error) => state_code(error),
+            CaError::Setting { .. } => CONFIGURATION,
+            CaError::Listen { .. } => UNAVAILABLE,
+            CaError::ServerCertificate(_) | CaError::Tls(_) | CaError::Task(_) => INTERNAL,
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        let code = match &error {
+            TokenError::TimeToLive | TokenError::TooManyNames => CONFIGURATION,
+            TokenError::Random => INTERNAL,
+            TokenError::Authority(error) => authority_code(error),
+            TokenError::State(error) => state_code(error),
+        };
+        Self::new(code, &error)
+    }
+}
+
+fn authority_code(error: &AuthorityError) -> u8 {
+    match error {
+        AuthorityError::Exists(_) => CANNOT_WRITE,
+        AuthorityError::File { action, .. } if *action != "read" => CANNOT_WRITE,
+        AuthorityError::Busy(_) => UNAVAILABLE,
+        AuthorityError::Generation { .. } => INTERNAL,
+        _ => CONFIGURATION,
+    }
+}
+
+fn state_code(error: &StateError) -> u8 {
+    match error {
+        StateError::File(error) => authority_code(error),
+        StateError::Migration(_) | StateError::Corrupt { .. } => CONFIGURATION,
+        StateError::Database { .. } => CANNOT_WRITE,
+    }
+}
+
+pub(crate) const UNAVAILABLE: u8 = 69;
+pub(crate) const INTERNAL: u8 = 70;
+pub(crate) const CANNOT_WRITE: u8 = 73;
+pub(crate) const CONFIGURATION: u8 = 78;
