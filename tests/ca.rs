@@ -1,0 +1,13 @@
+//! Tests of crank-ca over real TLS, against the server in this process and against the binary.
+#![cfg(feature = "ca")]
+
+#[path = "ca/credentials.rs"]
+mod credentials;
+#[path = "ca/harness.rs"]
+mod harness;
+#[path = "ca/hostile.rs"]
+mod hostile;
+#[path = "ca/process.rs"]
+mod process;
+#[path = "ca/server.rs"]
+mod server;

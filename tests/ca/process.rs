@@ -1,0 +1,257 @@
+//! The binary as a process: its commands, its exit codes, its state after a kill.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::harness::{Reply, client_config, client_with_config, identity, key_and_csr, send};
+
+fn crank_ca(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_crank-ca")).args(arguments).env_clear().output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+struct Directory {
+    directory: TempDir,
+}
+
+impl Directory {
+    /// A directory with a CA made by `crank-ca init`.
+    fn with_ca() -> Self {
+        let directory = Self { directory: TempDir::new().unwrap() };
+        let output = crank_ca(&["init", "--data-dir", &directory.data()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        directory
+    }
+
+    fn data(&self) -> String {
+        self.path("ca").display().to_string()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn root_pem(&self) -> String {
+        fs::read_to_string(self.path("ca/authority/root.crt")).unwrap()
+    }
+
+    fn token(&self, worker: &str) -> String {
+        let output = crank_ca(&["token", "create", "--data-dir", &self.data(), "--worker", worker, "--ttl", "10m"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    }
+}
+
+/// A serving process; killed when dropped.
+struct Process {
+    child: Child,
+    port: u16,
+    log: std::sync::mpsc::Receiver<String>,
+}
+
+impl Process {
+    fn start(directory: &Directory) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_crank-ca"))
+            .args(["serve", "--data-dir", &directory.data(), "--listen", "127.0.0.1:0", "--dns", "localhost"])
+            .env_clear()
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, log) = std::sync::mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let first = log.recv_timeout(Duration::from_secs(30)).unwrap();
+        let first: Value = serde_json::from_str(&first).unwrap();
+        let port = first["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        Self { child, port, log }
+    }
+
+    fn end(&mut self, signal: Signal) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "did not stop within 5 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    async fn enrol(&self, client: &reqwest::Client, token: Option<&str>, csr: &str) -> Reply {
+        let url = format!("https://localhost:{}/certificates/csr", self.port);
+        let body = json!({ "csr": csr, "service_name": "streaming" }).to_string();
+        send(client, Method::POST, &url, token, body).await.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn init_tells_root_fingerprint_and_next_step_and_overwrites_nothing() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("deep/ca").display().to_string();
+    let arguments = ["init", "--data-dir", &data, "--key-type", "ecdsa-p384", "--trust-domain", "example.mesh"];
+    let output = crank_ca(&arguments);
+    let said = text(&output.stdout);
+    assert!(output.status.success());
+    assert!(said.contains("authority/root.crt\n") && said.contains("sha256:") && said.contains("crank-ca serve"));
+    let root = fs::read(Path::new(&data).join("authority/root.crt")).unwrap();
+    let again = crank_ca(&arguments);
+    assert_eq!(again.status.code(), Some(73));
+    assert!(text(&again.stderr).contains("never overwritten"));
+    assert_eq!(fs::read(Path::new(&data).join("authority/root.crt")).unwrap(), root);
+}
+
+#[tokio::test]
+async fn what_it_has_issued_and_used_up_survives_a_kill() {
+    let directory = Directory::with_ca();
+    let mut process = Process::start(&directory);
+    let token = directory.token("streaming");
+    let unused = directory.token("streaming");
+    let client = client_with_config(client_config(&directory.root_pem(), None));
+    let (key, csr) = key_and_csr(&identity("streaming", &[]));
+    let chain = process.enrol(&client, Some(&token), &csr).await.chain();
+    process.end(Signal::KILL);
+
+    let mut process = Process::start(&directory);
+    let (_, csr) = key_and_csr(&identity("streaming", &[]));
+    let worker = client_with_config(client_config(&directory.root_pem(), Some((chain, key.to_rustls()))));
+    assert_eq!(process.enrol(&worker, None, &csr).await.status, 200);
+    let again = process.enrol(&client, Some(&token), &csr).await;
+    assert_eq!(again.status, 401);
+    assert!(again.detail().contains("has been used"));
+    assert_eq!(process.enrol(&client, Some(&unused), &csr).await.status, 200);
+    assert_eq!(process.end(Signal::TERM).code(), Some(0));
+
+    let lines: Vec<String> = process.log.try_iter().collect();
+    let log = lines.join("\n");
+    assert!(!log.contains(&token) && !log.contains(&unused), "a token is in the log");
+    let audit: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["target"] == "crank::audit")
+        .collect();
+    let facts: Vec<(&str, &str)> = audit
+        .iter()
+        .map(|line| (line["decision"].as_str().unwrap(), line["authentication"].as_str().unwrap()))
+        .collect();
+    assert_eq!(facts, [("issued", "certificate"), ("refused", "token"), ("issued", "token")]);
+    assert!(audit.iter().all(|line| line["worker_id"] == "streaming" && line["correlation_id"] != ""));
+    assert!(audit.iter().all(|line| (line["decision"] == "issued") == (line["serial"] != "")));
+}
+
+#[test]
+fn an_interrupt_ends_it_cleanly() {
+    let directory = Directory::with_ca();
+    assert_eq!(Process::start(&directory).end(Signal::INT).code(), Some(0));
+}
+
+#[test]
+fn a_token_file_is_private_and_replaced_whole() {
+    let directory = Directory::with_ca();
+    let path = directory.path("streaming.token");
+    fs::write(&path, "old").unwrap();
+    let out = path.display().to_string();
+    let data = directory.data();
+    let output = crank_ca(&["token", "create", "--data-dir", &data, "--worker", "streaming", "--out", &out]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let token = fs::read_to_string(&path).unwrap();
+    assert!(token.starts_with("crank_") && token.ends_with('\n'));
+    assert!(!text(&output.stdout).contains(token.trim()));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // One that can't be written is revoked, since nobody has it.
+    let nowhere = directory.path("missing/token").display().to_string();
+    let output = crank_ca(&["token", "create", "--data-dir", &data, "--worker", "other", "--out", &nowhere]);
+    assert_eq!(output.status.code(), Some(73));
+    let list = text(&crank_ca(&["token", "list", "--data-dir", &data]).stdout);
+    let state = |worker: &str| {
+        let line = list.lines().find(|line| line.ends_with(worker)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!((state("streaming"), state("other")), ("good".to_owned(), "revoked".to_owned()));
+    let id = list.lines().find(|line| line.ends_with("streaming")).unwrap().split(' ').next().unwrap();
+    assert_eq!(crank_ca(&["token", "revoke", "--data-dir", &data, id]).status.code(), Some(0));
+    assert_eq!(crank_ca(&["token", "revoke", "--data-dir", &data, id]).status.code(), Some(78));
+}
+
+#[test]
+fn exit_codes_tell_usage_configuration_and_availability_apart() {
+    let empty = TempDir::new().unwrap();
+    let nothing = empty.path().display().to_string();
+    let output = crank_ca(&["serve", "--data-dir", &nothing, "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("crank-ca init --data-dir"), "{}", text(&output.stderr));
+    assert_eq!(crank_ca(&["token", "create", "--data-dir", &nothing, "--worker", "a"]).status.code(), Some(78));
+    assert_eq!(crank_ca(&["token", "create", "--data-dir", &nothing, "--worker", "../a"]).status.code(), Some(2));
+    assert_eq!(crank_ca(&["serve", "--data-dir", &nothing, "--lifetime", "10"]).status.code(), Some(2));
+    assert_eq!(crank_ca(&["no-such-command"]).status.code(), Some(2));
+
+    let directory = Directory::with_ca();
+    let data = directory.data();
+    let serve = |further: &[&str]| {
+        let arguments: Vec<&str> = ["serve", "--data-dir", &data].into_iter().chain(further.iter().copied()).collect();
+        crank_ca(&arguments)
+    };
+    let listen = ["--listen", "127.0.0.1:0"];
+    assert_eq!(serve(&[&listen[..], &["--lifetime", "59s"]].concat()).status.code(), Some(78));
+    assert_eq!(serve(&[&listen[..], &["--log", "=="]].concat()).status.code(), Some(78));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(serve(&["--listen", &taken.local_addr().unwrap().to_string()]).status.code(), Some(69));
+    let key = directory.path("ca/authority/issuing.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = serve(&listen);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("chmod 600"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn help_has_examples_and_completions_are_printed() {
+    assert!(text(&crank_ca(&["--help"]).stdout).contains("crank-ca token create --data-dir"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(text(&crank_ca(&["completions", shell]).stdout).contains("crank-ca"));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs openssl"]
+async fn openssl_verifies_the_chain_and_reads_the_names() {
+    let directory = Directory::with_ca();
+    let process = Process::start(&directory);
+    let client = client_with_config(client_config(&directory.root_pem(), None));
+    let (_, csr) = key_and_csr(&identity("streaming", &[]));
+    let reply = process.enrol(&client, Some(&directory.token("streaming")), &csr).await;
+    let chain = directory.path("chain.pem");
+    fs::write(&chain, reply.body["certificate"].as_str().unwrap()).unwrap();
+    for purpose in ["sslclient", "sslserver"] {
+        let output = Command::new("openssl")
+            .args(["verify", "-x509_strict", "-purpose", purpose, "-verify_hostname", "streaming", "-CAfile"])
+            .arg(directory.path("ca/authority/root.crt"))
+            .arg("-untrusted")
+            .args([&chain, &chain])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let names = Command::new("openssl").args(["x509", "-noout", "-ext", "subjectAltName", "-in"]).arg(&chain).output();
+    let names = text(&names.unwrap().stdout);
+    assert!(names.contains("DNS:localhost, DNS:streaming, URI:spiffe://crank.local/worker/streaming"), "{names}");
+}
