@@ -14,9 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, AgentError};
-use crate::ca::{
-    CaConfig, CaError, CertificateAuthorityManager, InitOptions, RunningCa, Server, TokenError, Tokens,
-};
+use crate::ca::{CaConfig, CaError, CertificateAuthorityManager, InitOptions, RunningCa, Server, TokenError, Tokens};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Arguments, Config, ConfigReport};
 use crate::control::client;
@@ -120,6 +118,7 @@ impl Dev {
             .clone()
             .with_default_file(config_file)
             .with_default("worker_id", "dev")
+            .with_default("log.format", "pretty")
             .with_default("environment", "development")
             .with_default("identity.trust_domain", ca.trust_domain().as_str())
             .with_default("ca.url", &format!("https://localhost:{}", ca.address().port()))

@@ -43,6 +43,8 @@ pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod control;
+#[cfg(feature = "ca")]
+pub mod dev;
 pub mod duration;
 pub mod events;
 pub mod exit;

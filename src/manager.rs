@@ -128,11 +128,7 @@ impl CertificateManager<CrankIssuer> {
     ///
     /// # Errors
     /// When the directory is missing, is not writable, or another agent has it.
-    pub fn open(
-        config: &Config,
-        clock: Arc<dyn Clock>,
-        events: EventBus,
-    ) -> Result<(Self, ManagerHandle), StoreError> {
+    pub fn open(config: &Config, clock: Arc<dyn Clock>, events: EventBus) -> Result<(Self, ManagerHandle), StoreError> {
         let store = Arc::new(Store::open(&config.files)?);
         let issuer = CrankIssuer::new(config.ca.clone(), Arc::clone(&clock));
         Ok(Self::new(config, issuer, store, clock, events))

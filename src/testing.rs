@@ -11,9 +11,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::config::{CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat};
-use crate::identity::{
-    CertificateBundle, KeyType, PrivateKey, RequestedIdentity, TrustDomain, WorkerId, generate_csr,
-};
+use crate::identity::{CertificateBundle, KeyType, PrivateKey, RequestedIdentity, TrustDomain, WorkerId, generate_csr};
 use crate::schedule::Timing;
 
 /// A self-signed root that signs what it is asked to.

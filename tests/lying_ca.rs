@@ -148,8 +148,7 @@ fn no_lie_replaces_the_last_good_certificate() {
         ca.answer(answer);
         let output = worker.run_once(&["renew"]);
         assert_eq!(output.status.code(), Some(*code), "{lie}: {output:?}");
-        let status: serde_json::Value =
-            serde_json::from_slice(&worker.run_once(&["status", "--json"]).stdout).unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&worker.run_once(&["status", "--json"]).stdout).unwrap();
         assert_eq!(status["last_attempt"]["error"]["kind"], *kind, "{lie}: {status}");
         assert_eq!(worker.serial().unwrap(), serial, "{lie}");
         assert_eq!(worker.run_once(&["health"]).status.code(), Some(0), "{lie}");

@@ -242,7 +242,8 @@ fn the_minimum_of_ports_is_open() {
         .collect();
     for table in ["tcp", "tcp6", "udp", "udp6"] {
         let table = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        let open = table.lines().filter(|line| inodes.iter().any(|inode| line.split_whitespace().nth(9) == Some(inode)));
+        let open =
+            table.lines().filter(|line| inodes.iter().any(|inode| line.split_whitespace().nth(9) == Some(inode)));
         assert_eq!(open.count(), 0);
     }
     until("the socket is there", || worker.certificates().join(".crank-agent.sock").exists().then_some(()));

@@ -100,11 +100,7 @@ impl Life {
             });
         }
         let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
-        let state = ControlState {
-            status: handle.status(),
-            readiness: Arc::new(move || readiness.ready()),
-            renew,
-        };
+        let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
         let token = all.clone();
         tasks.spawn("control", async move {
             control.run(state, token).await;

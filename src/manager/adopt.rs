@@ -26,8 +26,7 @@ impl<I: Issuer> CertificateManager<I> {
         };
         self.had_certificate = true;
         let now = self.wall();
-        let checks =
-            Checks { identity: &self.settings.identity, now, allowed_skew: self.settings.allowed_skew };
+        let checks = Checks { identity: &self.settings.identity, now, allowed_skew: self.settings.allowed_skew };
         match checks.check(&published.bundle) {
             Ok(()) => self.take_over(published, &correlation_id).await,
             Err(error) if error.still_usable() => {
@@ -53,9 +52,7 @@ impl<I: Issuer> CertificateManager<I> {
         let whole = record.is_some() && matches!(origin, Origin::Generation(_));
         let record =
             record.unwrap_or_else(|| RenewalRecord { jitter: Jitter::draw(), installed_at: bundle.not_before() });
-        if !whole
-            && let Err(error) = self.write(Arc::clone(&bundle), record).await
-        {
+        if !whole && let Err(error) = self.write(Arc::clone(&bundle), record).await {
             // It stays usable as it is; the next check tries again.
             let error = EventError::new(error.kind(), &error_chain(&error));
             self.emit(CertificateEvent::PublishFailed, correlation_id, None, Some(error));

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    CertificateManager, CertificateUnavailableError, Current, UnansweredOrder, UnavailableCause, Unpublished,
-};
+use super::{CertificateManager, CertificateUnavailableError, Current, UnansweredOrder, UnavailableCause, Unpublished};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
 use crate::identity::csr::CsrError;
 use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, Checks, KeyError, PrivateKey, generate_csr};
@@ -178,11 +176,8 @@ impl<I: Issuer> CertificateManager<I> {
             }
         };
         self.note_ca(issued.clock_skew_seconds);
-        let checks = Checks {
-            identity: &self.settings.identity,
-            now: self.wall(),
-            allowed_skew: self.settings.allowed_skew,
-        };
+        let checks =
+            Checks { identity: &self.settings.identity, now: self.wall(), allowed_skew: self.settings.allowed_skew };
         Ok(checks.accept(issued.chain, order.key, issued.roots)?)
     }
 
@@ -213,8 +208,7 @@ impl<I: Issuer> CertificateManager<I> {
             }
             return Err(error.into());
         }
-        let event =
-            if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
+        let event = if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
         let metadata = bundle.metadata(self.wall());
         self.schedule.installed(Validity::of(&bundle), record, self.clock.now());
         self.install(Current { bundle, record });

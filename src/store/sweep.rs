@@ -60,7 +60,11 @@ mod tests {
     const KEEP: Duration = Duration::from_secs(60);
 
     fn now(wall: i64, boot: u64) -> Now {
-        Now { wall: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(wall), boot: Duration::from_secs(boot), running: Duration::from_secs(boot) }
+        Now {
+            wall: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(wall),
+            boot: Duration::from_secs(boot),
+            running: Duration::from_secs(boot),
+        }
     }
 
     proptest! {

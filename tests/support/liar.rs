@@ -14,19 +14,19 @@ use rcgen::{
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-pub type Stream = StreamOwned<ServerConnection, TcpStream>;
+pub(crate) type Stream = StreamOwned<ServerConnection, TcpStream>;
 
 /// Answers one request, whose body is `csr` as PEM; the connection closes afterwards.
-pub type Answer = Arc<dyn Fn(&Authority, &str, &mut Stream) + Send + Sync>;
+pub(crate) type Answer = Arc<dyn Fn(&Authority, &str, &mut Stream) + Send + Sync>;
 
 /// The keys of a small CA.
-pub struct Authority {
-    pub root: Certificate,
-    pub issuer: Issuer<'static, KeyPair>,
+pub(crate) struct Authority {
+    pub(crate) root: Certificate,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -37,7 +37,7 @@ impl Authority {
     }
 
     /// A certificate for a CSR, for an hour, with `change` made to it.
-    pub fn sign(&self, csr: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
+    pub(crate) fn sign(&self, csr: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
         let now = time::OffsetDateTime::now_utc();
         request.params.not_before = now - Duration::from_secs(60);
@@ -48,14 +48,14 @@ impl Authority {
 }
 
 /// A server on loopback whose answer can be changed.
-pub struct LyingCa {
-    pub address: SocketAddr,
-    pub authority: Arc<Authority>,
+pub(crate) struct LyingCa {
+    pub(crate) address: SocketAddr,
+    pub(crate) authority: Arc<Authority>,
     answer: Arc<Mutex<Answer>>,
 }
 
 impl LyingCa {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let authority = Arc::new(Authority::new("Lying CA"));
         let key = KeyPair::generate().unwrap();
         let certificate =
@@ -83,29 +83,29 @@ impl LyingCa {
         Self { address, authority, answer }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
-    pub fn write_root(&self, path: &Path) {
+    pub(crate) fn write_root(&self, path: &Path) {
         std::fs::write(path, self.authority.root.pem()).unwrap();
     }
 
     /// What it answers from now on.
-    pub fn answer(&self, answer: impl Fn(&Authority, &str, &mut Stream) + Send + Sync + 'static) {
+    pub(crate) fn answer(&self, answer: impl Fn(&Authority, &str, &mut Stream) + Send + Sync + 'static) {
         *self.answer.lock().unwrap() = Arc::new(answer);
     }
 }
 
 /// A reply with a content length.
-pub fn reply(stream: &mut Stream, status: &str, content_type: &str, body: &[u8]) {
+pub(crate) fn reply(stream: &mut Stream, status: &str, content_type: &str, body: &[u8]) {
     let head = format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n", body.len());
     // The agent may hang up as soon as it has seen enough.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).and_then(|()| stream.flush());
 }
 
 /// The reply of a CA that has signed.
-pub fn success(authority: &Authority, certificate: &str, stream: &mut Stream) {
+pub(crate) fn success(authority: &Authority, certificate: &str, stream: &mut Stream) {
     let body = serde_json::json!({
         "status": "success", "certificate": certificate, "ca_certificate": authority.root.pem(),
         "provider": {"name": "liar"},

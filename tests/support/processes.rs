@@ -12,26 +12,26 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything that should happen may take. Generous, as the machine may be busy; nothing waits it out.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A crank-ca with its own data directory and a port that stays the same over restarts.
-pub struct Ca {
+pub(crate) struct Ca {
     directory: tempfile::TempDir,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     lifetime: String,
     process: Option<Child>,
 }
 
 impl Ca {
     /// Makes a CA and starts it; `lifetime` is that of its certificates.
-    pub fn start(lifetime: &str) -> Self {
+    pub(crate) fn start(lifetime: &str) -> Self {
         let mut ca = Self::stopped(lifetime);
         ca.restart();
         ca
     }
 
     /// Makes a CA without starting it.
-    pub fn stopped(lifetime: &str) -> Self {
+    pub(crate) fn stopped(lifetime: &str) -> Self {
         let ca = Self {
             directory: tempfile::tempdir().unwrap(),
             address: free_address(),
@@ -49,20 +49,20 @@ impl Ca {
         command
     }
 
-    pub fn data_directory(&self) -> PathBuf {
+    pub(crate) fn data_directory(&self) -> PathBuf {
         self.directory.path().join("ca")
     }
 
-    pub fn root_file(&self) -> PathBuf {
+    pub(crate) fn root_file(&self) -> PathBuf {
         self.data_directory().join("root.crt")
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
     /// Starts it again, on the same address, and waits until it accepts.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         let child = self
             .command("serve")
@@ -77,7 +77,7 @@ impl Ca {
     }
 
     /// Ends it without warning.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -85,9 +85,8 @@ impl Ca {
     }
 
     /// A fresh token for `worker`.
-    pub fn token(&self, worker: &str) -> String {
-        let output =
-            self.command("token").args(["create", "--worker", worker, "--ttl", "10m"]).output().unwrap();
+    pub(crate) fn token(&self, worker: &str) -> String {
+        let output = self.command("token").args(["create", "--worker", worker, "--ttl", "10m"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
@@ -100,21 +99,21 @@ impl Drop for Ca {
 }
 
 /// One worker's directory, and the environment of its agent.
-pub struct Worker {
+pub(crate) struct Worker {
     directory: tempfile::TempDir,
     environment: BTreeMap<String, String>,
 }
 
 impl Worker {
     /// A worker of `ca` with a token that was not used yet.
-    pub fn of(ca: &Ca, name: &str) -> Self {
+    pub(crate) fn of(ca: &Ca, name: &str) -> Self {
         let worker = Self::at(name, &ca.url(), &ca.root_file());
         worker.write_token(&ca.token(name));
         worker
     }
 
     /// A worker of whatever is at `url`. It has no token.
-    pub fn at(name: &str, url: &str, root_file: &Path) -> Self {
+    pub(crate) fn at(name: &str, url: &str, root_file: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name).display().to_string();
         let environment = BTreeMap::from([
@@ -132,47 +131,47 @@ impl Worker {
     }
 
     /// The same with one more environment variable.
-    pub fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
-    pub fn unset(&mut self, name: &str) {
+    pub(crate) fn unset(&mut self, name: &str) {
         self.environment.remove(name);
     }
 
-    pub fn certificates(&self) -> PathBuf {
+    pub(crate) fn certificates(&self) -> PathBuf {
         self.directory.path().join("certs")
     }
 
-    pub fn config_file(&self) -> PathBuf {
+    pub(crate) fn config_file(&self) -> PathBuf {
         self.directory.path().join("config.toml")
     }
 
     /// Replaces the token file in one step, as a projected volume does.
-    pub fn write_token(&self, token: &str) {
+    pub(crate) fn write_token(&self, token: &str) {
         let temporary = self.directory.path().join("token.new");
         std::fs::write(&temporary, token).unwrap();
         std::fs::rename(temporary, self.directory.path().join("token")).unwrap();
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crank-agent"));
         command.env_clear().envs(&self.environment).args(arguments).stdin(Stdio::null());
         command
     }
 
     /// Runs a command to its end.
-    pub fn run_once(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run_once(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// Starts `crank-agent run`.
-    pub fn start(&self) -> Agent {
+    pub(crate) fn start(&self) -> Agent {
         let mut process = self.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Lines::default());
         let streams: [Box<dyn Read + Send>; 2] =
@@ -189,24 +188,24 @@ impl Worker {
     }
 
     /// The serial of the certificate that is published, by the library's reader.
-    pub fn serial(&self) -> Option<String> {
+    pub(crate) fn serial(&self) -> Option<String> {
         crank_agent::store::read_bundle(&self.certificates()).ok().map(|bundle| bundle.serial().to_owned())
     }
 }
 
 /// A running `crank-agent run` and what it has logged.
-pub struct Agent {
+pub(crate) struct Agent {
     process: Child,
     lines: Arc<Lines>,
 }
 
 impl Agent {
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
     /// Waits for the `count`th event of this name and returns it.
-    pub fn event(&self, name: &str, count: usize) -> Value {
+    pub(crate) fn event(&self, name: &str, count: usize) -> Value {
         let matching = |lines: &[String]| {
             let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             events.filter(|line| line["event"] == name).nth(count - 1)
@@ -215,33 +214,33 @@ impl Agent {
     }
 
     /// How many events of this name there were.
-    pub fn count(&self, name: &str) -> usize {
+    pub(crate) fn count(&self, name: &str) -> usize {
         let lines = self.lines.kept.lock().unwrap();
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events.filter(|line| line["event"] == name).count()
     }
 
     /// Everything logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.lines.kept.lock().unwrap().join("\n")
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(id, signal).unwrap();
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         until("the agent ends", || self.process.try_wait().unwrap())
     }
 
     /// Ends it without warning.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -283,7 +282,7 @@ impl Lines {
 }
 
 /// Polls until `find` finds something.
-pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = find() {
@@ -296,6 +295,6 @@ pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
 }
 
 /// An address on loopback that nobody listens on.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
