@@ -199,7 +199,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let mut tasks = Tasks::new(cancel.clone());
         tasks.spawn("broken", async { Err(io::Error::other("at once")) });
-        cancel.cancelled().await;
+        tokio::time::timeout(DRAIN, cancel.cancelled()).await.unwrap();
         assert_eq!(tasks.join(DRAIN).await.unwrap_err().name(), "broken");
     }
 
