@@ -142,9 +142,9 @@ impl Schedule {
         self.requested = Some(reason);
     }
 
-    /// A token or root file changed: what was refused may now be granted.
+    /// A token or root file changed: what failed may now be granted.
     pub fn credential_changed(&mut self, now: Now) {
-        if self.last_failure == Some(Failure::Refused) {
+        if matches!(self.last_failure, Some(Failure::Refused | Failure::Transient)) {
             self.not_before = self.not_before.min(now.boot.saturating_add(CREDENTIAL_SETTLE));
         }
     }

@@ -63,7 +63,8 @@ pub fn serial_text(bytes: &[u8]) -> String {
 }
 
 fn days_between(now: OffsetDateTime, then: OffsetDateTime) -> i64 {
-    (then - now).whole_seconds().div_euclid(86_400)
+    let days = (then - now).whole_nanoseconds().div_euclid(time::Duration::DAY.whole_nanoseconds());
+    i64::try_from(days).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -82,5 +83,6 @@ mod tests {
         let now = OffsetDateTime::UNIX_EPOCH;
         assert_eq!(days_between(now, now + time::Duration::hours(47)), 1);
         assert_eq!(days_between(now, now - time::Duration::hours(1)), -1);
+        assert_eq!(days_between(now, now - time::Duration::nanoseconds(1)), -1);
     }
 }

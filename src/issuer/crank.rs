@@ -262,15 +262,11 @@ fn tls_cause(error: &reqwest::Error) -> Option<&RustlsError> {
         if let Some(tls) = error.downcast_ref::<RustlsError>() {
             return Some(tls);
         }
-        // io::Error hides the error it carries from source().
-        if let Some(tls) = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<RustlsError>())
-        {
-            return Some(tls);
-        }
-        cause = error.source();
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            // io::Error hides the error that it carries from source().
+            Some(carried) => Some(carried),
+            None => error.source(),
+        };
     }
     None
 }

@@ -55,12 +55,14 @@ impl AttemptError {
     fn failure(&self) -> Failure {
         match self {
             Self::Issue(error) => match error.kind {
-                IssueErrorKind::Unavailable | IssueErrorKind::Untrusted => Failure::Transient,
+                // A missing file costs the CA nothing.
+                IssueErrorKind::Unavailable | IssueErrorKind::Untrusted | IssueErrorKind::Credential => {
+                    Failure::Transient
+                }
                 IssueErrorKind::RateLimited(wait) => Failure::RateLimited(wait.unwrap_or_default()),
-                IssueErrorKind::Unauthenticated
-                | IssueErrorKind::Refused
-                | IssueErrorKind::BrokenReply
-                | IssueErrorKind::Credential => Failure::Refused,
+                IssueErrorKind::Unauthenticated | IssueErrorKind::Refused | IssueErrorKind::BrokenReply => {
+                    Failure::Refused
+                }
             },
             Self::Key(_) | Self::Csr(_) | Self::Check(_) => Failure::Refused,
             Self::Store(_) => Failure::Transient,

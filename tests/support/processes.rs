@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,14 +38,14 @@ impl Ca {
             lifetime: lifetime.to_owned(),
             process: None,
         };
-        let output = ca.command("init").output().unwrap();
+        let output = ca.command(&["init"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         ca
     }
 
-    fn command(&self, name: &str) -> Command {
+    fn command(&self, names: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crank-ca"));
-        command.env_clear().arg(name).arg("--data-dir").arg(self.data_directory());
+        command.env_clear().args(names).arg("--data-dir").arg(self.data_directory());
         command
     }
 
@@ -54,7 +54,7 @@ impl Ca {
     }
 
     pub(crate) fn root_file(&self) -> PathBuf {
-        self.data_directory().join("root.crt")
+        self.data_directory().join("authority/root.crt")
     }
 
     pub(crate) fn url(&self) -> String {
@@ -65,7 +65,7 @@ impl Ca {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let child = self
-            .command("serve")
+            .command(&["serve"])
             .args(["--listen", &self.address.to_string(), "--dns", "localhost", "--lifetime", &self.lifetime])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -86,7 +86,7 @@ impl Ca {
 
     /// A fresh token for `worker`.
     pub(crate) fn token(&self, worker: &str) -> String {
-        let output = self.command("token").args(["create", "--worker", worker, "--ttl", "10m"]).output().unwrap();
+        let output = self.command(&["token", "create"]).args(["--worker", worker, "--ttl", "10m"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
@@ -215,14 +215,14 @@ impl Agent {
 
     /// How many events of this name there were.
     pub(crate) fn count(&self, name: &str) -> usize {
-        let lines = self.lines.kept.lock().unwrap();
+        let lines = self.lines.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events.filter(|line| line["event"] == name).count()
     }
 
     /// Everything logged so far.
     pub(crate) fn log(&self) -> String {
-        self.lines.kept.lock().unwrap().join("\n")
+        self.lines.kept.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
