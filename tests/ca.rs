@@ -1,5 +1,6 @@
 //! Tests of crank-ca over real TLS, against the server in this process and against the binary.
 #![cfg(feature = "ca")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
 
 #[path = "ca/credentials.rs"]
 mod credentials;

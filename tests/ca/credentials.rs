@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crank_agent::ca::ROUTES;
-use crank_agent::identity::WorkerId;
+use crank_agent::identity::{KeyType, WorkerId};
 use reqwest::Method;
 use serde_json::json;
 
@@ -193,7 +193,7 @@ async fn a_key_of_another_worker_is_refused() {
     let token = ca.token("streaming", &[]).await;
     let reply = ca.enrol(&client, Some(&token), "streaming", &csr).await;
     assert_good(&reply, ca.running.root_pem(), &key, &first.names);
-    let csr = crank_agent::identity::csr::generate_csr(&identity("other", &[]), &key, Default::default()).unwrap();
+    let csr = crank_agent::identity::csr::generate_csr(&identity("other", &[]), &key, KeyType::default()).unwrap();
     let token = ca.token("other", &[]).await;
     let reply = ca.enrol(&client, Some(&token), "other", &csr).await;
     assert_eq!((reply.status, ca.issued().await), (403, 1));

@@ -143,7 +143,7 @@ pub(crate) fn client_config(
 }
 
 pub(crate) fn client_with_config(config: ClientConfig) -> Client {
-    Client::builder().tls_backend_preconfigured(config).timeout(Duration::from_secs(60)).no_proxy().build().unwrap()
+    Client::builder().tls_backend_preconfigured(config).timeout(Duration::from_mins(1)).no_proxy().build().unwrap()
 }
 
 pub(crate) fn identity(worker: &str, names: &[&str]) -> RequestedIdentity {

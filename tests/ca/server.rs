@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::harness::{TestCa, client_config, client_with_config, eventually, identity, key_and_csr};
 
@@ -177,9 +178,13 @@ async fn it_stops_within_five_seconds_whatever_its_clients_do() {
     let _silent = TcpStream::connect(ca.running.address()).await.unwrap();
     let _idle = tls(&ca).await;
     let mut busy = tls(&ca).await;
-    let text = b"POST /certificates/csr HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{";
+    let text = b"POST /certificates/csr HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\
+                 Expect: 100-continue\r\n\r\n";
     busy.write_all(text).await.unwrap();
-    assert_eq!(ca.send(&ca.client(), Method::GET, "/health", None, "").await.unwrap().status, 200);
+    // Now the request is in flight, and the server waits for a body that will not come.
+    let mut answer = [0; 12];
+    busy.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
     let address = ca.running.address();
     ca.cancel.cancel();
     tokio::time::timeout(Duration::from_secs(5), ca.running.stopped()).await.expect("stops in time").unwrap();
@@ -195,7 +200,7 @@ async fn an_address_in_use_and_settings_that_do_not_fit_are_told() {
         change(&mut config);
         config
     };
-    let start = async |config| Server::start(config, Arc::new(SystemClock), Default::default()).await.err();
+    let start = async |config| Server::start(config, Arc::new(SystemClock), CancellationToken::default()).await.err();
     let mut taken = config(|_| {});
     taken.listen = ca.running.address();
     assert!(matches!(start(taken).await, Some(CaError::Listen { .. })));

@@ -1,4 +1,4 @@
-//! Tests of the record on a real SQLite file.
+//! Tests of the record on a real `SQLite` file.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
