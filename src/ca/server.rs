@@ -162,7 +162,7 @@ impl Serving {
         let slots = Arc::new(Semaphore::new(self.max_connections));
         // Cancelled when those in flight have had their time.
         let abort = CancellationToken::new();
-        let renewal = tokio::spawn(Arc::clone(&self.certificate).keep_renewed(self.cancel.clone()));
+        let mut renewal = tokio::spawn(Arc::clone(&self.certificate).keep_renewed(self.cancel.clone()));
         loop {
             // A slot first: beyond the limit, connections wait in the kernel's backlog.
             let accepted = async {
@@ -172,6 +172,10 @@ impl Serving {
             let (slot, (stream, address)) = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => break,
+                ended = &mut renewal => {
+                    tracing::error!(panicked = ended.is_err(), "the renewal of the CA's server certificate has ended");
+                    break;
+                }
                 accepted = accepted => match accepted {
                     Some(accepted) => accepted,
                     None => break,

@@ -120,6 +120,34 @@ fn init_tells_root_fingerprint_and_next_step_and_overwrites_nothing() {
     assert_eq!(fs::read(Path::new(&data).join("authority/root.crt")).unwrap(), root);
 }
 
+#[test]
+fn an_init_that_is_killed_leaves_a_whole_ca_or_none_that_counts() {
+    let begun = Instant::now();
+    Directory::with_ca();
+    let run = begun.elapsed();
+    let mut whole = 0;
+    for step in 0..60 {
+        let directory = Directory { directory: TempDir::new().unwrap() };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_crank-ca"))
+            .args(["init", "--data-dir", &directory.data()])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Spread over the run of the command; where exactly each one hits does not matter.
+        std::thread::sleep(run * step / 50);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if directory.path("ca/authority").exists() {
+            whole += 1;
+        } else {
+            assert_eq!(crank_ca(&["init", "--data-dir", &directory.data()]).status.code(), Some(0));
+        }
+        // Loads and checks every part.
+        assert_eq!(crank_ca(&["token", "list", "--data-dir", &directory.data()]).status.code(), Some(0), "{step}");
+    }
+    println!("{whole} of 60 were whole");
+}
+
 #[tokio::test]
 async fn what_it_has_issued_and_used_up_survives_a_kill() {
     let directory = Directory::with_ca();

@@ -92,7 +92,12 @@ pub(super) fn publish(data_dir: &Path, material: &Material) -> Result<(), Author
     sync_directory(&staging)?;
     // The rename fails on a target that is not empty: even without the lock nothing would be overwritten.
     fs::rename(&staging, &target).map_err(failed("write", &target))?;
-    sync_directory(data_dir)
+    sync_directory(data_dir)?;
+    // The data directory may itself be new.
+    match data_dir.canonicalize().map_err(failed("read", data_dir))?.parent() {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
 }
 
 /// Makes an empty file that only its owner can read, unless it exists.

@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::Problem;
 use crate::ca::enrolment::IssuedCertificate;
@@ -53,8 +55,8 @@ pub(super) async fn status(manager: &CertificateAuthorityManager) -> Result<Resp
         "provider": provider(),
         "status": if is_healthy(manager).await { "available" } else { "unavailable" },
         "capabilities": ["csr", "renewal-by-mtls"],
-        "root_not_after": manager.certificate().root_not_after.unix_timestamp(),
-        "issuer_not_after": manager.certificate().issuer_not_after.unix_timestamp(),
+        "root_not_after": text(manager.certificate().root_not_after),
+        "issuer_not_after": text(manager.certificate().issuer_not_after),
     });
     json_answer(StatusCode::OK, &body)
 }
@@ -80,6 +82,10 @@ pub(super) fn config(manager: &CertificateAuthorityManager) -> Result<Response, 
 async fn is_healthy(manager: &CertificateAuthorityManager) -> bool {
     let issuer_lives = manager.clock.now().wall + SHORTEST_LIFETIME < manager.authority.issuer_not_after();
     issuer_lives && manager.state.is_alive().await
+}
+
+fn text(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 fn provider() -> Value {
