@@ -1,13 +1,14 @@
 //! Owns the certificate authority: who may have a certificate, with what names, and the record of every one.
 //!
 //! The way of one request: `http` reads it under limits and deadlines, `enrolment` finds out who asks (a join
-//! token, or the certificate of an earlier enrolment) and what that one may have, `request` takes the public key and the
-//! names asked for out of the CSR, [`policy`](crate::policy) decides, `state` records the serial, `sign` signs, reads back
-//! and compares, `state` records the certificate and uses up the token in one transaction, and only then it is sent.
+//! token, or the certificate of an earlier enrolment) and what that one may have, `request` takes the public key
+//! and the names asked for out of the CSR, [`policy`](crate::policy) decides, `state` records the serial, `sign`
+//! signs, reads back and compares, `state` records the certificate and uses up the token in one transaction, and
+//! only then it is sent.
 //!
-//! What holds whatever comes: the names in a certificate come from the credential, the CSR can only choose among them;
-//! a renewed certificate never names more than the one it was renewed with; no error is answered with a certificate; the root's key signs nothing but intermediates; several CAs can run in one
-//! process.
+//! What holds whatever comes: the names in a certificate come from the credential, the CSR can only choose among
+//! them; a renewed certificate never names more than the one it was renewed with; no error is answered with a
+//! certificate; the root's key signs nothing but intermediates; several CAs can run in one process.
 
 mod authority;
 mod enrolment;

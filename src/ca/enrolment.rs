@@ -1,4 +1,4 @@
-//! Owns one request for a certificate, from credential to record: authenticate, authorise, decide, reserve, sign, record.
+//! Owns one request for a certificate: authenticate, authorise, decide, reserve, sign, record, in this order.
 
 mod audit;
 mod authenticate;

@@ -26,8 +26,8 @@ pub struct CertificateAuthorityManager {
 }
 
 impl CertificateAuthorityManager {
-    /// Makes a self-signed root and an issuing intermediate under `data_dir`, which is made where it is missing. A crash
-    /// leaves either nothing that counts or a whole CA. Blocks on the file system.
+    /// Makes a self-signed root and an issuing intermediate under `data_dir`, which is made where it is missing. A
+    /// crash leaves either nothing that counts or a whole CA. Blocks on the file system.
     ///
     /// # Errors
     /// When there is a CA already, an option does not fit, or a file cannot be written.

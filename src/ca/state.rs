@@ -1,4 +1,4 @@
-//! Owns the CA's record in `SQLite`: every statement of SQL is here or below, and every write is on disk when it returns.
+//! Owns the CA's record in `SQLite`: every statement of SQL is here or below; a write is on disk when it returns.
 
 mod certificates;
 mod tokens;

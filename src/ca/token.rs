@@ -110,8 +110,8 @@ impl Tokens {
         Self { state, clock }
     }
 
-    /// Makes a token for one certificate of `worker_id`, good for `time_to_live` (1 s to 30 days). `names` are permitted
-    /// beside the worker's own (its id, `localhost`, its SPIFFE id).
+    /// Makes a token for one certificate of `worker_id`, good for `time_to_live` (1 s to 30 days). `names` are
+    /// permitted beside the worker's own (its id, `localhost`, its SPIFFE id).
     ///
     /// # Errors
     /// When an argument is out of range or the record fails.

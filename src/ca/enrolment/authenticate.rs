@@ -1,4 +1,4 @@
-//! Owns who asks: a join token, or else the certificate of an earlier enrolment. Where both come, the token counts alone.
+//! Owns who asks: by a join token, or else by the certificate of an earlier enrolment; the token counts alone.
 
 use std::collections::BTreeSet;
 

@@ -18,7 +18,7 @@ pub(super) fn check_worker(requester: &Requester, service_name: &str) -> Result<
     })
 }
 
-/// The names of the certificate: those asked for, all of them permitted; or the default ones where the CSR does not say.
+/// The names of the certificate: those asked for, all permitted; or the default ones where the CSR does not say.
 /// A SPIFFE id other than `own_id`, and a name of the CA itself, is never permitted, whatever the credential says.
 pub(super) fn names(
     requester: &Requester,

@@ -1,4 +1,4 @@
-//! Tests with CSRs good, hostile and broken. The fixtures are by OpenSSL, of kinds that our own library refuses to make.
+//! Tests with CSRs good, hostile and broken. The fixtures are by OpenSSL: kinds that our library refuses to make.
 
 use proptest::prelude::*;
 use rcgen::{

@@ -140,7 +140,8 @@ impl State {
             }
         }
         let issued = sqlx::query(
-            "UPDATE certificates SET status = 'issued', der = ?, issued_at = ? WHERE serial = ? AND status = 'reserved'",
+            "UPDATE certificates SET status = 'issued', der = ?, issued_at = ? \
+             WHERE serial = ? AND status = 'reserved'",
         )
         .bind(der)
         .bind(now.unix_timestamp())
