@@ -91,7 +91,7 @@ pub async fn init(config: &Config) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     tokio::select! {
-        result = initialize(config, events) => Ok(drop(result?)),
+        result = initialize(config, events) => result.map(drop).map_err(AgentError::from),
         _ = terminate.recv() => Err(AgentError::Interrupted),
         _ = interrupt.recv() => Err(AgentError::Interrupted),
     }

@@ -220,21 +220,21 @@ impl Dev {
     fn commands(&self) -> String {
         let program = std::env::current_exe().map_or("crank-agent".to_owned(), |path| path.display().to_string());
         let directory = self.config.files.directory.display();
-        let mut text = format!(
-            "To look further:\n\
-             \x20 {program} status --cert-dir {directory}\n\
-             \x20 {program} renew --cert-dir {directory}\n\
-             \x20 openssl x509 -in {directory}/client.crt -noout -text\n"
-        );
-        if let Some(server) = &self.config.server {
+        let probes = self.config.server.as_ref().map_or(String::new(), |server| {
             let port = server.listen.port();
-            text += &format!(
+            format!(
                 "\x20 curl --cacert {directory}/ca.crt https://localhost:{port}/readyz\n\
                  \x20 curl --cacert {directory}/ca.crt --cert {directory}/client.crt --key {directory}/client.key \
                  https://localhost:{port}/metrics\n"
-            );
-        }
-        text
+            )
+        });
+        format!(
+            "To look further:\n\
+             \x20 {program} status --cert-dir {directory}\n\
+             \x20 {program} renew --cert-dir {directory}\n\
+             \x20 openssl x509 -in {directory}/client.crt -noout -text\n\
+             {probes}"
+        )
     }
 }
 

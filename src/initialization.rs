@@ -50,7 +50,7 @@ pub async fn wait_for_ca_service(config: &CaConfig, wait: Duration) -> Result<()
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let issuer = CrankIssuer::new(config.clone(), Arc::clone(&clock));
     let deadline = clock.now().boot.saturating_add(wait);
-    let mut back_off = BackOff::new(Duration::from_secs(60));
+    let mut back_off = BackOff::new(Duration::from_mins(1));
     loop {
         let Err(error) = issuer.health().await else { return Ok(()) };
         let left = deadline.saturating_sub(clock.now().boot);

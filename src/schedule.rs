@@ -304,7 +304,7 @@ const SHORTEST_CHECK: Duration = Duration::from_secs(30);
 const NOTICEABLE: Duration = Duration::from_secs(10);
 
 /// A CA cannot silence an agent for longer.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
+const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(1);
 
 /// Between a change of a credential file and the attempt with it.
 const CREDENTIAL_SETTLE: Duration = Duration::from_secs(1);

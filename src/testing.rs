@@ -43,7 +43,7 @@ impl TestCa {
         change: impl FnOnce(&mut CertificateParams),
     ) -> CertificateDer<'static> {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params.not_before = now - Duration::from_secs(60);
+        request.params.not_before = now - Duration::from_mins(1);
         request.params.not_after = now + lifetime;
         change(&mut request.params);
         request.signed_by(&self.issuer).unwrap().der().clone()
@@ -82,7 +82,7 @@ pub(crate) fn config(directory: &Path) -> Config {
             issued_roots_file: None,
             token_file: None,
             timeout: Duration::from_secs(5),
-            startup_wait: Duration::from_secs(60),
+            startup_wait: Duration::from_mins(1),
         },
         control_socket: files.join(".crank-agent.sock"),
         files: FilesConfig {
@@ -90,10 +90,10 @@ pub(crate) fn config(directory: &Path) -> Config {
             owner: None,
             group: None,
             key_mode: 0o600,
-            keep_generations: Duration::from_secs(60),
+            keep_generations: Duration::from_mins(1),
         },
         timing: Timing::default(),
-        allowed_skew: Duration::from_secs(60),
+        allowed_skew: Duration::from_mins(1),
         server: None,
         log: LogConfig { format: LogFormat::Json, filter: "info".to_owned() },
     }

@@ -219,7 +219,7 @@ fn check_certificates(
 
 fn parse<'a>(what: &'static str, der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, BundleError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(BundleError::Certificates { what, reason: "but one is not a DER certificate".to_owned() }),
     }
 }

@@ -127,14 +127,6 @@ impl CrankIssuer {
         Ok(roots)
     }
 
-    fn read_roots(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        let content = read_file(path, ROOT_FILE_LIMIT)
-            .map_err(|error| IssueError::new(IssueErrorKind::Credential, format!("root file: {error}")))?;
-        certificates_from_pem("roots", &content, ROOTS_LIMIT).map_err(|error| {
-            IssueError::new(IssueErrorKind::Credential, format!("root file {}: {error}", path.display()))
-        })
-    }
-
     fn read_token(&self) -> Result<Zeroizing<String>, IssueError> {
         let fail = |message: String| IssueError::new(IssueErrorKind::Credential, message);
         let Some(path) = &self.config.token_file else {
@@ -151,7 +143,7 @@ impl CrankIssuer {
 
     fn client(&self, identity: Option<&CertificateBundle>) -> Result<Client, IssueError> {
         let trust = match &self.config.trust {
-            CaTrust::RootFile(path) => ServerTrust::Roots(self.read_roots(path)?),
+            CaTrust::RootFile(path) => ServerTrust::Roots(read_roots(path)?),
             CaTrust::Fingerprint(fingerprint) => ServerTrust::Pin(*fingerprint),
         };
         let credential = |error: &dyn std::fmt::Display| IssueError::new(IssueErrorKind::Credential, error.to_string());
@@ -247,12 +239,19 @@ impl Issuer for CrankIssuer {
             (Some(path), _) | (None, CaTrust::RootFile(path)) => path,
             (None, CaTrust::Fingerprint(_)) => return Ok(None),
         };
-        self.read_roots(file).map(Some)
+        read_roots(file).map(Some)
     }
 
     fn url(&self) -> &str {
         self.config.url.as_str()
     }
+}
+
+fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+    let content = read_file(path, ROOT_FILE_LIMIT)
+        .map_err(|error| IssueError::new(IssueErrorKind::Credential, format!("root file: {error}")))?;
+    certificates_from_pem("roots", &content, ROOTS_LIMIT)
+        .map_err(|error| IssueError::new(IssueErrorKind::Credential, format!("root file {}: {error}", path.display())))
 }
 
 /// The rustls error below a reqwest error, if TLS is what failed.
@@ -320,9 +319,9 @@ mod tests {
     #[test]
     fn retry_after_is_read_in_both_forms() {
         let now = time::macros::datetime!(2015-10-21 07:28:00 UTC);
-        assert_eq!(retry_after(&headers(RETRY_AFTER, "120"), now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after(&headers(RETRY_AFTER, "120"), now), Some(Duration::from_mins(2)));
         let date = headers(RETRY_AFTER, "Wed, 21 Oct 2015 07:29:00 GMT");
-        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(60)));
+        assert_eq!(retry_after(&date, now), Some(Duration::from_mins(1)));
         assert_eq!(retry_after(&headers(RETRY_AFTER, "-1"), now), None);
         assert_eq!(retry_after(&headers(RETRY_AFTER, "99999999999999"), now), None);
     }

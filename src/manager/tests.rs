@@ -11,7 +11,7 @@ use crate::issuer::{IssueError, IssueErrorKind, Issued, Order};
 use crate::testing::{TestCa, config};
 
 const START: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A CA whose answers a test chooses.
 struct FakeIssuer {
@@ -227,7 +227,7 @@ async fn the_clock_set_forward_by_years_does_not_cost_the_certificate() {
     world.clock.step(time::Duration::days(3650));
     world.until(Event::Expired, 1).await;
     world.clock.step(time::Duration::days(-3650));
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let status = world.handle.status().borrow().clone();
     assert!(status.certificate_valid(world.clock.now().wall));
     world.fail(None);

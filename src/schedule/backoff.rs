@@ -68,10 +68,10 @@ mod tests {
 
     #[test]
     fn the_longest_waits_are_1_2_4_up_to_the_limit() {
-        let mut series = BackOff::new(Duration::from_secs(60));
+        let mut series = BackOff::new(Duration::from_mins(1));
         let almost_one = Jitter::new(0.999_999).unwrap();
-        let waits: Vec<u64> = (0..9).map(|_| series.next_wait(almost_one).as_secs_f64().round() as u64).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        let mut waits = [1, 2, 4, 8, 16, 32, 60, 60, 60].map(Duration::from_secs).into_iter();
+        assert!(waits.all(|longest| longest.saturating_sub(series.next_wait(almost_one)) < Duration::from_millis(1)));
         series.reset();
         assert_eq!(series.failures(), 0);
         assert!(series.next_wait(almost_one) <= Duration::from_secs(1));

@@ -106,13 +106,13 @@ impl Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            check_interval: Duration::from_secs(3600),
+            check_interval: Duration::from_hours(1),
             warn_before: DAY * 30,
             renew_before: DAY * 7,
             renew_fraction: Fraction { from: 0.5, to: 0.7 },
             min_interval: Duration::from_secs(10),
-            max_back_off: Duration::from_secs(60),
-            refused_interval: Duration::from_secs(300),
+            max_back_off: Duration::from_mins(1),
+            refused_interval: Duration::from_mins(5),
         }
     }
 }
@@ -186,4 +186,4 @@ impl From<Jitter> for f64 {
     }
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);

@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    const KEEP: Duration = Duration::from_secs(60);
+    const KEEP: Duration = Duration::from_mins(1);
 
     fn now(wall: i64, boot: u64) -> Now {
         Now {

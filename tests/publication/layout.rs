@@ -88,7 +88,7 @@ fn a_superseded_generation_stays_as_long_as_it_is_kept() {
     let start = now();
     let first = store.publish(&bundle(), &record(), start).unwrap();
     let second = store.publish(&bundle(), &record(), after(start, 1000)).unwrap();
-    assert_eq!(store.sweep(after(start, 1000)).unwrap(), Some(Duration::from_secs(60)));
+    assert_eq!(store.sweep(after(start, 1000)).unwrap(), Some(Duration::from_mins(1)));
     assert_eq!(store.sweep(after(start, 1059)).unwrap(), Some(Duration::from_secs(1)));
     let mut stepped = after(start, 1059);
     stepped.wall += HOUR * 10_000;

@@ -55,7 +55,7 @@ pub(crate) fn config(directory: &Path) -> FilesConfig {
         owner: None,
         group: None,
         key_mode: 0o600,
-        keep_generations: Duration::from_secs(60),
+        keep_generations: Duration::from_mins(1),
     }
 }
 

@@ -1,11 +1,8 @@
 //! The failure scenarios, with the agent as one process and a real crank-ca as another.
 
-#[path = "support/processes.rs"]
-mod processes;
-
 use std::time::{Duration, Instant};
 
-use processes::{Ca, Worker, until};
+use crate::processes::{Ca, Worker, until};
 use rustix::process::Signal;
 
 /// Renew in the first tenth of a certificate's life, so that a test need not wait for its half.

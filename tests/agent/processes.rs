@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything that should happen may take. Generous, as the machine may be busy; nothing waits it out.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A crank-ca with its own data directory and a port that stays the same over restarts.
 pub(crate) struct Ca {

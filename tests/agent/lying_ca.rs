@@ -1,15 +1,10 @@
 //! A CA that lies: nothing it returns is installed, and the last good certificate stays.
 
-#[path = "support/liar.rs"]
-mod liar;
-#[path = "support/processes.rs"]
-mod processes;
-
 use std::io::Write;
 use std::time::Duration;
 
-use liar::{Authority, LyingCa, Stream, reply, success};
-use processes::Worker;
+use crate::liar::{Authority, LyingCa, Stream, reply, success};
+use crate::processes::Worker;
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 
 /// A lie, the `kind` of the error it must be found by, and the exit code of `renew` and `init`.
@@ -51,15 +46,15 @@ const LIES: &[Lie] = &[
     }),
     ("an expired certificate", "expired", 77, |authority, csr, stream| {
         let past = |params: &mut rcgen::CertificateParams| {
-            params.not_before -= Duration::from_secs(7200);
-            params.not_after -= Duration::from_secs(7200);
+            params.not_before -= Duration::from_hours(2);
+            params.not_after -= Duration::from_hours(2);
         };
         success(authority, &authority.sign(csr, past), stream);
     }),
     ("a certificate from tomorrow", "not_yet_valid", 77, |authority, csr, stream| {
         let future = |params: &mut rcgen::CertificateParams| {
-            params.not_before += Duration::from_secs(86_400);
-            params.not_after += Duration::from_secs(86_400);
+            params.not_before += Duration::from_hours(24);
+            params.not_after += Duration::from_hours(24);
         };
         success(authority, &authority.sign(csr, future), stream);
     }),

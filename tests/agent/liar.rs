@@ -40,8 +40,8 @@ impl Authority {
     pub(crate) fn sign(&self, csr: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
         let now = time::OffsetDateTime::now_utc();
-        request.params.not_before = now - Duration::from_secs(60);
-        request.params.not_after = now + Duration::from_secs(3600);
+        request.params.not_before = now - Duration::from_mins(1);
+        request.params.not_after = now + Duration::from_hours(1);
         change(&mut request.params);
         request.signed_by(&self.issuer).unwrap().pem()
     }
