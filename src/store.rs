@@ -26,30 +26,31 @@ mod generation;
 mod layout;
 mod links;
 mod lock;
+mod place;
+mod publish;
 mod read;
 mod recovery;
 mod sweep;
 mod verify;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{Mode, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens};
-use rustix::io::Errno;
 use time::OffsetDateTime;
 
 use crate::clock::Now;
 use crate::config::FilesConfig;
-use crate::identity::{BundleError, CertificateBundle};
+use crate::identity::CertificateBundle;
 use crate::schedule::RenewalRecord;
 
 use directory::Directory;
 use generation::{Staging, new_name, remove_generation};
-use layout::{FINISHED_MODE, GenerationName, PublishedFile};
-use links::{DataLink, StableLink, data_link, stable_link};
+use layout::PublishedFile;
+use links::{DataLink, data_link};
 use lock::Lock;
+use place::open_or_make;
 use sweep::Superseded;
 use verify::Baseline;
 
@@ -168,8 +169,8 @@ impl Store {
         let Some(directory) = self.directory_if_any()? else {
             return Ok(vec![Change { path: ".".to_owned(), kind: ChangeKind::Missing }]);
         };
-        let Some(baseline) = self.baseline(&directory)? else { return Ok(Vec::new()) };
-        let mut changes = verify::changed_generation(&directory, &baseline, &self.config)?;
+        let (data, Some(baseline)) = self.baseline(&directory)? else { return Ok(Vec::new()) };
+        let mut changes = verify::changed_generation(&directory, &data, &baseline, &self.config)?;
         changes.extend(verify::changed_links(&directory)?);
         Ok(changes)
     }
@@ -199,13 +200,13 @@ impl Store {
     #[must_use]
     pub fn usable(&self, now: OffsetDateTime) -> bool {
         let Ok(Some(directory)) = self.directory_if_any() else { return false };
-        let Ok(Some(baseline)) = self.baseline(&directory) else { return false };
+        let Ok((data, Some(baseline))) = self.baseline(&directory) else { return false };
         let in_dates = baseline.not_before <= now && now < baseline.not_after;
         let unchanged = |changes: Result<Vec<Change>, StoreError>| {
             changes.is_ok_and(|changes| !changes.iter().any(Change::hides_certificate))
         };
         in_dates
-            && unchanged(verify::changed_generation(&directory, &baseline, &self.config))
+            && unchanged(verify::changed_generation(&directory, &data, &baseline, &self.config))
             && unchanged(verify::changed_links(&directory))
     }
 
@@ -218,8 +219,8 @@ impl Store {
     pub fn sweep(&self, now: Now) -> Result<Option<Duration>, StoreError> {
         let (mut writer, directory) = self.begin()?;
         // With `..data` lost, the last good generation may be any of them.
-        let DataLink::Generation(in_force) = data_link(&directory)? else { return Ok(None) };
-        let expected = self.baseline(&directory)?.map(|baseline| baseline.generation);
+        let (DataLink::Generation(in_force), expected) = self.baseline(&directory)? else { return Ok(None) };
+        let expected = expected.map(|baseline| baseline.generation);
         let (mut kept, mut next, mut failure) = (Vec::new(), None, None);
         for found in recovery::list_generations(&directory)? {
             if found.name.as_str() == in_force || Some(found.name.as_str()) == expected.as_deref() {
@@ -267,93 +268,6 @@ impl Store {
         Ok((writer, directory))
     }
 
-    fn adopt_plain_files(
-        &self,
-        writer: &mut Writer,
-        directory: &Directory,
-        bundle: &CertificateBundle,
-        now: Now,
-    ) -> Result<(), StoreError> {
-        if data_link(directory)? != DataLink::Missing
-            || stable_link(directory, PublishedFile::Certificate)? != StableLink::PlainFile
-        {
-            return Ok(());
-        }
-        // Files that do not fit each other have nothing to preserve.
-        let Ok(Some(plain)) = read::read_plain_files(directory) else { return Ok(()) };
-        if plain.leaf_digest() == bundle.leaf_digest() {
-            return Ok(());
-        }
-        self.write_generation(writer, directory, new_name(now.wall), &plain, None, now)
-    }
-
-    fn write_generation(
-        &self,
-        writer: &mut Writer,
-        directory: &Directory,
-        name: GenerationName,
-        bundle: &CertificateBundle,
-        record: Option<&RenewalRecord>,
-        now: Now,
-    ) -> Result<(), StoreError> {
-        let previous = match data_link(directory)? {
-            DataLink::Generation(previous) => Some(previous),
-            _ => None,
-        };
-        let staging = Staging::begin(directory, name)?;
-        let baseline = self.write_files(&staging, directory, bundle, record)?;
-        staging.finish()?;
-        if let Some(previous) = &previous {
-            stamp(directory, previous, now.wall);
-        }
-        links::prepare_swap(directory, staging.name().as_str())?;
-        self.expected().next = Some(baseline);
-        let swapped = links::swap(directory);
-        {
-            let mut expected = self.expected();
-            let next = expected.next.take();
-            if swapped.is_ok() {
-                expected.current = next;
-            }
-        }
-        swapped?;
-        staging.keep();
-        if let Some(previous) = previous.as_deref().and_then(GenerationName::parse) {
-            writer.superseded.supersede(previous, now);
-        }
-        directory.sync()?;
-        links::ensure_stable_links(directory)
-    }
-
-    fn write_files(
-        &self,
-        staging: &Staging<'_>,
-        directory: &Directory,
-        bundle: &CertificateBundle,
-        record: Option<&RenewalRecord>,
-    ) -> Result<Baseline, StoreError> {
-        let mut baseline = Baseline::new(staging.name().to_string(), bundle);
-        let mut write = |file: PublishedFile, bytes: &[u8]| {
-            let digest = staging.write(file, bytes, file.protection(&self.config))?;
-            baseline.expect(file, digest);
-            Ok::<(), StoreError>(())
-        };
-        let encoding = |error| StoreError::Content {
-            path: error::shown(&directory.path().join(KEY_FILE)),
-            source: BundleError::Key(error),
-        };
-        write(PublishedFile::Key, bundle.key_pem().map_err(encoding)?.as_bytes())?;
-        write(PublishedFile::Certificate, bundle.chain_pem().as_bytes())?;
-        write(PublishedFile::Roots, bundle.roots_pem().as_bytes())?;
-        write(PublishedFile::CredentialBundle, bundle.credential_bundle_pem().map_err(encoding)?.as_bytes())?;
-        if let Some(record) = record {
-            let text = serde_json::to_vec(record)
-                .map_err(|error| StoreError::io("encode", Path::new(PublishedFile::Record.name()), error))?;
-            write(PublishedFile::Record, &text)?;
-        }
-        Ok(baseline)
-    }
-
     fn directory_if_any(&self) -> Result<Option<Directory>, StoreError> {
         match Directory::open(&self.config.directory) {
             Ok(directory) => Ok(Some(directory)),
@@ -362,62 +276,19 @@ impl Store {
         }
     }
 
-    /// What to compare with: around a swap, whichever of the two generations `..data` names.
-    fn baseline(&self, directory: &Directory) -> Result<Option<Baseline>, StoreError> {
-        let data = data_link(directory)?;
+    /// What `..data` is and what to compare with: around a swap, whichever of the two generations it names. The link is
+    /// read under the lock, so that no swap comes between.
+    fn baseline(&self, directory: &Directory) -> Result<(DataLink, Option<Baseline>), StoreError> {
         let expected = self.expected();
+        let data = data_link(directory)?;
         let next = expected.next.as_ref().filter(|next| data == DataLink::Generation(next.generation.clone()));
-        Ok(next.or(expected.current.as_ref()).cloned())
+        Ok((data, next.or(expected.current.as_ref()).cloned()))
     }
 
     fn expected(&self) -> MutexGuard<'_, Expected> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Leaves the time on a generation that is about to be superseded, for a process after this one. Where that fails, the
-/// time of its making stands.
-fn stamp(directory: &Directory, generation: &str, now: OffsetDateTime) {
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: now.unix_timestamp(), tv_nsec: 0 },
-    };
-    if let Ok(generation) = directory.child(generation) {
-        let _ = futimens(generation.fd(), &times);
-    }
-}
-
-fn open_or_make(path: &Path) -> Result<Directory, StoreError> {
-    match Directory::open(path) {
-        Err(StoreError::NoDirectory { .. }) if path != Path::new(MOUNT_POINT) => {}
-        result => return result,
-    }
-    // The parent of the default in a home directory is this program's as well.
-    if let Some(parent) = path.parent().filter(|parent| parent.ends_with(HOME_PARENT)) {
-        make(parent)?;
-    }
-    make(path)?;
-    Directory::open(path)
-}
-
-fn make(path: &Path) -> Result<(), StoreError> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(FINISHED_MODE)) {
-        Ok(()) => {
-            // Readers are to pass whatever the umask says.
-            let directory = Directory::open(path)?;
-            fchmod(directory.fd(), Mode::from_raw_mode(FINISHED_MODE))
-                .map_err(|error| StoreError::io("set the mode of", path, error))
-        }
-        Err(Errno::EXIST) => Ok(()),
-        Err(Errno::NOENT) => Err(StoreError::NoDirectory { directory: error::shown(path) }),
-        Err(error) => Err(StoreError::io("make", path, error)),
-    }
-}
-
-/// Where a volume is mounted by the contract with workers. Made here, it would hide that the mount is missing.
-const MOUNT_POINT: &str = "/etc/certs";
-
-const HOME_PARENT: &str = ".crank";
 
 /// More than key and chain take.
 const PROBE_SIZE: usize = 32 * 1024;

@@ -1,6 +1,8 @@
 //! Owns the notice that a file changed: [`FileWatcher`] watches the directories that a set of paths leads through.
 
 mod chain;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -57,26 +57,27 @@ pub(super) struct Current {
     pub(super) baseline: Option<Baseline>,
 }
 
+impl Current {
+    fn plain(bundle: CertificateBundle) -> Self {
+        Self { published: Published { bundle, record: None, origin: Origin::PlainFiles }, baseline: None }
+    }
+}
+
 /// The certificate in force; `None` where there is neither a generation nor a plain certificate or key.
 pub(super) fn read_current(directory: &Directory) -> Result<Option<Current>, StoreError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let result = match data_link(directory)? {
-            DataLink::Generation(name) => read_generation(directory, &name).map(Some),
-            DataLink::Missing => read_plain_files(directory).map(|plain| {
-                plain.map(|bundle| Current {
-                    published: Published { bundle, record: None, origin: Origin::PlainFiles },
-                    baseline: None,
-                })
-            }),
-            DataLink::Foreign => return Err(obstructed_data(directory, "a file, or a link to another place")),
-            DataLink::Directory => return Err(obstructed_data(directory, "a directory")),
+        let data = data_link(directory)?;
+        let result = match &data {
+            DataLink::Generation(name) => read_generation(directory, name).map(Some),
+            DataLink::Missing => read_plain_files(directory).map(|plain| plain.map(Current::plain)),
+            DataLink::Foreign => Err(obstructed_data(directory, "a file, or a link to another place")),
+            DataLink::Directory => Err(obstructed_data(directory, "a directory")),
         };
-        match result {
-            // The generation was replaced, and is gone already.
-            Err(StoreError::Missing { .. }) if attempt < GENERATION_ATTEMPTS => {}
-            result => return result,
+        // Perhaps the generation was replaced, and is gone already, or plain files were adopted meanwhile.
+        if matches!(result, Ok(Some(_))) || attempt == DATA_ATTEMPTS || data_link(directory)? == data {
+            return result;
         }
     }
 }
@@ -174,7 +175,7 @@ fn obstructed_data(directory: &Directory, found: &'static str) -> StoreError {
 }
 
 /// Earlier generations stay for a time, so that one attempt is enough unless that time is set to nothing.
-const GENERATION_ATTEMPTS: usize = 64;
+const DATA_ATTEMPTS: usize = 64;
 
 const PLAIN_ATTEMPTS: usize = 5;
 

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::directory::Directory;
 use super::error::StoreError;
 use super::layout::{DATA_LINK, FILE_LIMIT, Protection, PublishedFile};
-use super::links::{DataLink, StableLink, data_link, stable_link};
+use super::links::{DataLink, StableLink, stable_link};
 use crate::config::FilesConfig;
 use crate::identity::CertificateBundle;
 use crate::identity::key::sha256;
@@ -108,15 +108,16 @@ pub(super) fn changed_links(directory: &Directory) -> Result<Vec<Change>, StoreE
     Ok(changes)
 }
 
-/// How `..data` and what is behind it differ from `baseline`.
+/// How `data`, which is what `..data` is, and what is behind it differ from `baseline`.
 pub(super) fn changed_generation(
     directory: &Directory,
+    data: &DataLink,
     baseline: &Baseline,
     config: &FilesConfig,
 ) -> Result<Vec<Change>, StoreError> {
     let of_link = |kind| Ok(vec![Change { path: DATA_LINK.to_owned(), kind }]);
-    match data_link(directory)? {
-        DataLink::Generation(name) if name == baseline.generation => {}
+    match data {
+        DataLink::Generation(name) if *name == baseline.generation => {}
         DataLink::Missing => return of_link(ChangeKind::Missing),
         _ => return of_link(ChangeKind::Redirected),
     }

@@ -14,12 +14,15 @@ use crate::support::{
 
 const GENERATION_NAME: &str = "..2026_08_20_12_34_56.9f3c2a1b00d4e5f6";
 
+/// Name, inode, mode and content of each file.
+type Snapshot = Vec<(String, u64, u32, Vec<u8>)>;
+
 /// A certificate directory, and beside it a place that must stay as it is.
 struct Scene {
     _root: tempfile::TempDir,
     certs: PathBuf,
     outside: PathBuf,
-    before: Vec<(String, u64, u32, Vec<u8>)>,
+    before: Snapshot,
 }
 
 impl Scene {
@@ -57,7 +60,7 @@ impl Scene {
     }
 }
 
-fn snapshot(directory: &Path) -> Vec<(String, u64, u32, Vec<u8>)> {
+fn snapshot(directory: &Path) -> Snapshot {
     let entry = |name: String| {
         let path = directory.join(&name);
         (name, inode(&path), mode(&path), fs::read(&path).unwrap())

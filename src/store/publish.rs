@@ -1,0 +1,121 @@
+//! Owns the order of a publication: everything on disk first, then one rename.
+
+use std::path::Path;
+
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
+use time::OffsetDateTime;
+
+use super::directory::Directory;
+use super::error::{StoreError, shown};
+use super::generation::{Staging, new_name};
+use super::layout::{GenerationName, KEY_FILE, PublishedFile};
+use super::links::{self, DataLink, StableLink, data_link, stable_link};
+use super::read;
+use super::verify::Baseline;
+use super::{Store, Writer};
+use crate::clock::Now;
+use crate::identity::{BundleError, CertificateBundle};
+use crate::schedule::RenewalRecord;
+
+impl Store {
+    /// Makes plain files a generation, unless they are `bundle` already.
+    pub(super) fn adopt_plain_files(
+        &self,
+        writer: &mut Writer,
+        directory: &Directory,
+        bundle: &CertificateBundle,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        if data_link(directory)? != DataLink::Missing
+            || stable_link(directory, PublishedFile::Certificate)? != StableLink::PlainFile
+        {
+            return Ok(());
+        }
+        // Files that do not fit each other have nothing to preserve.
+        let Ok(Some(plain)) = read::read_plain_files(directory) else { return Ok(()) };
+        if plain.leaf_digest() == bundle.leaf_digest() {
+            return Ok(());
+        }
+        self.write_generation(writer, directory, new_name(now.wall), &plain, None, now)
+    }
+
+    /// Writes a generation out of sight, swaps `..data` to it, and sees to the stable links.
+    pub(super) fn write_generation(
+        &self,
+        writer: &mut Writer,
+        directory: &Directory,
+        name: GenerationName,
+        bundle: &CertificateBundle,
+        record: Option<&RenewalRecord>,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let previous = match data_link(directory)? {
+            DataLink::Generation(previous) => Some(previous),
+            _ => None,
+        };
+        let staging = Staging::begin(directory, name)?;
+        let baseline = self.write_files(&staging, directory, bundle, record)?;
+        staging.finish()?;
+        if let Some(previous) = &previous {
+            stamp(directory, previous, now.wall);
+        }
+        links::prepare_swap(directory, staging.name().as_str())?;
+        self.expected().next = Some(baseline);
+        let swapped = links::swap(directory);
+        {
+            let mut expected = self.expected();
+            let next = expected.next.take();
+            if swapped.is_ok() {
+                expected.current = next;
+            }
+        }
+        swapped?;
+        staging.keep();
+        if let Some(previous) = previous.as_deref().and_then(GenerationName::parse) {
+            writer.superseded.supersede(previous, now);
+        }
+        directory.sync()?;
+        links::ensure_stable_links(directory)
+    }
+
+    fn write_files(
+        &self,
+        staging: &Staging<'_>,
+        directory: &Directory,
+        bundle: &CertificateBundle,
+        record: Option<&RenewalRecord>,
+    ) -> Result<Baseline, StoreError> {
+        let mut baseline = Baseline::new(staging.name().to_string(), bundle);
+        let mut write = |file: PublishedFile, bytes: &[u8]| {
+            let digest = staging.write(file, bytes, file.protection(&self.config))?;
+            baseline.expect(file, digest);
+            Ok::<(), StoreError>(())
+        };
+        let encoding = |error| StoreError::Content {
+            path: shown(&directory.path().join(KEY_FILE)),
+            source: BundleError::Key(error),
+        };
+        write(PublishedFile::Key, bundle.key_pem().map_err(encoding)?.as_bytes())?;
+        write(PublishedFile::Certificate, bundle.chain_pem().as_bytes())?;
+        write(PublishedFile::Roots, bundle.roots_pem().as_bytes())?;
+        write(PublishedFile::CredentialBundle, bundle.credential_bundle_pem().map_err(encoding)?.as_bytes())?;
+        if let Some(record) = record {
+            let text = serde_json::to_vec(record)
+                .map_err(|error| StoreError::io("encode", Path::new(PublishedFile::Record.name()), error))?;
+            write(PublishedFile::Record, &text)?;
+        }
+        Ok(baseline)
+    }
+}
+
+/// Leaves the time on a generation that is about to be superseded, for a process after this one. Where that fails, the
+/// time of its making stands.
+fn stamp(directory: &Directory, generation: &str, now: OffsetDateTime) {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: now.unix_timestamp(), tv_nsec: 0 },
+    };
+    if let Ok(generation) = directory.child(generation) {
+        let _ = futimens(generation.fd(), &times);
+    }
+}
