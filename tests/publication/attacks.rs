@@ -17,6 +17,9 @@ const GENERATION_NAME: &str = "..2026_08_20_12_34_56.9f3c2a1b00d4e5f6";
 /// Name, inode, mode and content of each file.
 type Snapshot = Vec<(String, u64, u32, Vec<u8>)>;
 
+/// What is planted in the place of the lock, and how.
+type Plant = (&'static str, fn(&Scene, &Path));
+
 /// A certificate directory, and beside it a place that must stay as it is.
 struct Scene {
     _root: tempfile::TempDir,
@@ -171,7 +174,7 @@ fn a_directory_in_the_place_of_a_link_is_reported_and_nothing_is_left_behind() {
 #[test]
 fn a_planted_lock_is_refused_and_not_written() {
     let lock = ".crank-agent.lock";
-    let plants: [(&str, fn(&Scene, &Path)); 3] = [
+    let plants: [Plant; 3] = [
         ("symbolic link", |scene, lock| symlink(scene.outside.join("client.key"), lock).unwrap()),
         ("hard link", |scene, lock| fs::hard_link(scene.outside.join("client.key"), lock).unwrap()),
         ("other content", |_, lock| fs::write(lock, "root:x:0:0\n").unwrap()),
