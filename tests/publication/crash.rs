@@ -11,7 +11,7 @@ use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::support::{
-    TestCa, bundle, child, child_directory, config, current, generations, names, now, record, wait_until,
+    TestCa, bundle, child, child_directory, config, current, generations, mode, names, now, record, wait_until,
     write_plain_files,
 };
 
@@ -159,12 +159,13 @@ fn assert_recovers(path: &Path) {
     let mut config = config(path);
     config.keep_generations = Duration::ZERO;
     let store = Store::open(&config).unwrap();
+    assert!(generations(path).iter().all(|name| mode(&path.join(name)) == 0o755), "an orphan is left");
+    let left: Vec<String> = names(path).into_iter().filter(|name| name.contains("tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
     let found = store.load().unwrap().expect("a certificate");
     assert_eq!(store.verify().unwrap(), []);
     store.publish(&found.bundle, &record(), now()).unwrap();
     assert_eq!(store.verify().unwrap(), []);
     assert_eq!(store.sweep(now()).unwrap(), None);
     assert_eq!(generations(path).len(), 1);
-    let left: Vec<String> = names(path).into_iter().filter(|name| name.contains("tmp")).collect();
-    assert!(left.is_empty(), "{left:?}");
 }
