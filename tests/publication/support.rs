@@ -66,7 +66,7 @@ pub(crate) fn now() -> Now {
 /// The time `seconds` after `start`, on both scales.
 pub(crate) fn after(start: Now, seconds: u64) -> Now {
     let passed = Duration::from_secs(seconds);
-    Now { wall: start.wall + passed, boot: start.boot + passed }
+    Now { wall: start.wall + passed, boot: start.boot + passed, running: start.running + passed }
 }
 
 pub(crate) fn record() -> RenewalRecord {
