@@ -5,7 +5,6 @@ mod readiness;
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
@@ -22,7 +21,7 @@ use crate::serve::ServeError;
 use crate::store::StoreError;
 use crate::tasks::TaskError;
 
-use life::{End, Life};
+use life::{End, Life, Signals};
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -88,12 +87,10 @@ impl AgentError {
 pub async fn init(config: &Config) -> Result<(), AgentError> {
     let events = EventBus::default();
     events.subscribe(log_event);
-    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let mut signals = Signals::open()?;
     tokio::select! {
         result = initialize(config, events) => result.map(drop).map_err(AgentError::from),
-        _ = terminate.recv() => Err(AgentError::Interrupted),
-        _ = interrupt.recv() => Err(AgentError::Interrupted),
+        () = signals.stop() => Err(AgentError::Interrupted),
     }
 }
 
@@ -124,9 +121,10 @@ pub async fn run(
     events.subscribe(move |record| observer.observe_event(record));
     let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, stop };
     let mut config = config;
+    let mut signals = Signals::open()?;
     let mut life = Life::begin(&shared, &config).await?;
     loop {
-        let next = match life.run(&shared).await? {
+        let next = match life.run(&shared, &mut signals).await? {
             End::Stopped => return Ok(()),
             End::Reload(next) => *next,
         };

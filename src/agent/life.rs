@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::readiness::DiskReadiness;
@@ -20,7 +20,7 @@ use crate::schedule::SLICE;
 use crate::serve::{Readiness as _, Server, Sources};
 use crate::store::Store;
 use crate::tasks::Tasks;
-use crate::watch::FileWatcher;
+use crate::watch::{FileWatcher, WatchError};
 
 /// The parts under one configuration.
 pub(super) struct Life {
@@ -79,7 +79,7 @@ impl Life {
     }
 
     /// Runs the parts. On a reload the manager first finishes what it is at, while probes are still answered.
-    pub(super) async fn run(self, shared: &Shared) -> Result<End, AgentError> {
+    pub(super) async fn run(self, shared: &Shared, signals: &mut Signals) -> Result<End, AgentError> {
         let Self { config, manager, handle, server, control, readiness, watched } = self;
         // Children of `stop`: whatever ends the agent ends the life.
         let all = shared.stop.child_token();
@@ -127,7 +127,7 @@ impl Life {
             }
             Ok::<(), Infallible>(())
         });
-        let mut listening = Listening::begin(watched)?;
+        let mut files = Files::watch(watched);
         // What changed between the reading of the configuration and the watch.
         let mut next = shared.reload(&config);
         if next.is_some() {
@@ -144,7 +144,7 @@ impl Life {
                         _ => break None,
                     }
                 }
-                heard = listening.next() => match heard {
+                heard = hear(signals, &mut files) => match heard {
                     Heard::Stop => {
                         shared.stop.cancel();
                         break None;
@@ -189,33 +189,23 @@ enum Heard {
     Files,
 }
 
-/// Signals and file changes.
-struct Listening {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
-    user1: tokio::signal::unix::Signal,
-    watcher: Option<FileWatcher>,
-    paths: BTreeSet<PathBuf>,
+/// The process's signals. They outlive a life, so that none is lost between two.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user1: Signal,
 }
 
-impl Listening {
-    fn begin(paths: BTreeSet<PathBuf>) -> Result<Self, AgentError> {
+impl Signals {
+    pub(super) fn open() -> Result<Self, AgentError> {
         let open = |kind| signal(kind).map_err(AgentError::Signals);
-        let watcher = match FileWatcher::new(&paths) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(error = %error_chain(&error), "files are looked at now and then instead");
-                None
-            }
-        };
         Ok(Self {
             terminate: open(SignalKind::terminate())?,
             interrupt: open(SignalKind::interrupt())?,
             hang_up: open(SignalKind::hangup())?,
             user1: open(SignalKind::user_defined1())?,
-            watcher,
-            paths,
         })
     }
 
@@ -225,22 +215,51 @@ impl Listening {
             _ = self.interrupt.recv() => Heard::Stop,
             _ = self.hang_up.recv() => Heard::Reload,
             _ = self.user1.recv() => Heard::Renew,
-            () = changed(&mut self.watcher, &self.paths) => Heard::Files,
         }
+    }
+
+    /// Waits for a signal that ends the process.
+    pub(super) async fn stop(&mut self) {
+        while !matches!(self.next().await, Heard::Stop) {}
     }
 }
 
-/// Waits for a change; without a watcher, for a while.
-async fn changed(watcher: &mut Option<FileWatcher>, paths: &BTreeSet<PathBuf>) {
-    if let Some(active) = watcher {
-        if let Err(error) = active.changed().await {
-            tracing::warn!(error = %error_chain(&error), "files are looked at now and then instead");
-            *watcher = None;
-        }
-        return;
+/// File changes.
+struct Files {
+    watcher: Option<FileWatcher>,
+    paths: BTreeSet<PathBuf>,
+}
+
+impl Files {
+    fn watch(paths: BTreeSet<PathBuf>) -> Self {
+        let watcher = FileWatcher::new(&paths).inspect_err(unwatched).ok();
+        Self { watcher, paths }
     }
-    tokio::time::sleep(SLICE).await;
-    *watcher = FileWatcher::new(paths).ok();
+
+    /// Waits for a change; without a watcher, for a while.
+    async fn changed(&mut self) -> Heard {
+        if let Some(watcher) = &mut self.watcher {
+            if let Err(error) = watcher.changed().await {
+                unwatched(&error);
+                self.watcher = None;
+            }
+        } else {
+            tokio::time::sleep(SLICE).await;
+            self.watcher = FileWatcher::new(&self.paths).ok();
+        }
+        Heard::Files
+    }
+}
+
+async fn hear(signals: &mut Signals, files: &mut Files) -> Heard {
+    tokio::select! {
+        heard = signals.next() => heard,
+        heard = files.changed() => heard,
+    }
+}
+
+fn unwatched(error: &WatchError) {
+    tracing::warn!(error = %error_chain(error), "files are looked at now and then instead");
 }
 
 fn credential_files(config: &Config) -> impl Iterator<Item = PathBuf> {

@@ -21,7 +21,7 @@ pub(super) enum AttemptError {
     Csr(#[from] CsrError),
     #[error(transparent)]
     Issue(#[from] IssueError),
-    #[error("the CA returned a certificate that is not fit: {0}")]
+    #[error("the CA returned a certificate that is not fit")]
     Check(#[from] CheckError),
     #[error(transparent)]
     Store(#[from] StoreError),
