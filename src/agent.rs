@@ -4,6 +4,7 @@ mod life;
 mod readiness;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -128,7 +129,7 @@ pub async fn run(
             End::Stopped => return Ok(()),
             End::Reload(next) => *next,
         };
-        life = match Life::begin(&shared, &next).await {
+        life = match begin_next(&shared, &next).await {
             Ok(life) => {
                 shared.report(&next, CertificateEvent::ConfigReloaded, None);
                 config = next;
@@ -137,11 +138,26 @@ pub async fn run(
             Err(error) => {
                 let error = EventError::new("configuration", &error_chain(&error));
                 shared.report(&config, CertificateEvent::ConfigRejected, Some(error));
-                Life::begin(&shared, &config).await?
+                begin_next(&shared, &config).await?
             }
         };
     }
 }
+
+/// Begins a life after another, whose last check of the disk may hold the directory's lock for a moment.
+async fn begin_next(shared: &Shared, config: &Config) -> Result<Life, AgentError> {
+    for _ in 0..LOCK_TRIES {
+        match Life::begin(shared, config).await {
+            Err(AgentError::Store(StoreError::Locked { .. })) => tokio::time::sleep(LOCK_PAUSE).await,
+            result => return result,
+        }
+    }
+    Life::begin(shared, config).await
+}
+
+const LOCK_TRIES: u32 = 50;
+
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Resolves the arguments again. `None`: nothing changed, or it was refused, which has been told.

@@ -240,7 +240,7 @@ impl Dev {
 
 fn certificate_text(event: CertificateEvent, status: &AgentStatus) -> String {
     let Some(certificate) = &status.certificate else { return String::new() };
-    let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+    let time = |at: OffsetDateTime| at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default();
     format!(
         "{what} certificate {serial}\n\
          \x20 subject     {subject}\n\

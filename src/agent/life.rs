@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::readiness::DiskReadiness;
 use super::{AgentError, Shared};
 use crate::config::{CaTrust, Config};
-use crate::control::{ControlServer, ControlState, RenewRequest, SOCKET_MODE};
+use crate::control::{ControlError, ControlServer, ControlState, RenewRequest, SOCKET_MODE};
 use crate::issuer::crank::CrankIssuer;
 use crate::manager::{CertificateManager, CertificateUnavailableError, Command, ManagerHandle};
 use crate::printable::error_chain;
@@ -28,7 +28,7 @@ pub(super) struct Life {
     manager: CertificateManager,
     handle: ManagerHandle,
     server: Option<Server>,
-    control: ControlServer,
+    control: Option<ControlServer>,
     readiness: Arc<DiskReadiness>,
     watched: BTreeSet<PathBuf>,
 }
@@ -71,7 +71,15 @@ impl Life {
                 Some(Server::bind(server.listen, sources).await?)
             }
         };
-        let control = ControlServer::bind(&config.control_socket, SOCKET_MODE)?;
+        let control = match ControlServer::bind(&config.control_socket, SOCKET_MODE) {
+            Ok(control) => Some(control),
+            // A volume without room or right for a socket may hold a certificate that is good all the same.
+            Err(error @ ControlError::Io { .. }) => {
+                tracing::error!(error = %error_chain(&error), "status, health and renew will find no agent");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut watched = store.watched_paths();
         watched.insert(shared.arguments.config_file().to_owned());
         watched.extend(credential_files(config));
@@ -95,25 +103,27 @@ impl Life {
         if let Some(server) = server {
             let token = all.clone();
             tasks.spawn("listener", async move {
-                server.run(token, DRAIN).await;
+                server.run(token, CONNECTION_DRAIN).await;
                 Ok::<(), Infallible>(())
             });
         }
-        let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
-        let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
-        let token = all.clone();
-        tasks.spawn("control", async move {
-            control.run(state, token).await;
-            Ok::<(), Infallible>(())
-        });
-        let told = handle.clone();
-        tasks.spawn("renewals", async move {
-            // Ends with the control task, which holds the sender.
-            while let Some(request) = renewals.recv().await {
-                note(told.tell(Command::Renew(Some(request.reply))));
-            }
-            Ok::<(), Infallible>(())
-        });
+        if let Some(control) = control {
+            let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
+            let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
+            let token = all.clone();
+            tasks.spawn("control", async move {
+                control.run(state, token).await;
+                Ok::<(), Infallible>(())
+            });
+            let told = handle.clone();
+            tasks.spawn("renewals", async move {
+                // Ends with the control task, which holds the sender.
+                while let Some(request) = renewals.recv().await {
+                    note(told.tell(Command::Renew(Some(request.reply))));
+                }
+                Ok::<(), Infallible>(())
+            });
+        }
         let (status, metrics, clock, token) =
             (handle.status(), shared.metrics.clone(), Arc::clone(&shared.clock), all.clone());
         tasks.spawn("metrics", async move {
@@ -275,6 +285,9 @@ fn note(told: bool) {
         tracing::debug!("the manager has stopped, or is busy and will look by itself");
     }
 }
+
+/// How long requests in progress may take at the end.
+const CONNECTION_DRAIN: Duration = Duration::from_secs(3);
 
 /// How long the parts may take to stop.
 const DRAIN: Duration = Duration::from_secs(4);

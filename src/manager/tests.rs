@@ -23,6 +23,7 @@ struct FakeIssuer {
 #[derive(Default)]
 struct Shared {
     failure: Mutex<Option<IssueErrorKind>>,
+    skew: Mutex<f64>,
     csrs: Mutex<Vec<String>>,
     /// For each order, whether it came with a certificate.
     by_certificate: Mutex<Vec<bool>>,
@@ -36,7 +37,7 @@ impl Issuer for FakeIssuer {
             return Err(IssueError::new(kind, "test"));
         }
         let leaf = self.ca.sign(order.csr_pem, self.clock.now().wall, HOUR * 12, |_| {});
-        Ok(Issued { chain: vec![leaf], roots: self.ca.roots(), clock_skew_seconds: Some(0.0) })
+        Ok(Issued { chain: vec![leaf], roots: self.ca.roots(), clock_skew_seconds: Some(*self.shared.skew.lock().unwrap()) })
     }
 
     fn roots(&self) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {
@@ -243,4 +244,15 @@ async fn it_stops_when_told() {
     world.stop.cancel();
     assert_eq!(world.task.await.unwrap(), Ok(()));
     assert!(!world.handle.tell(Command::Renew(None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_whose_clock_is_off_is_told_and_shown() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    assert_eq!(world.count(Event::ClockSkew), 0);
+    *world.shared.skew.lock().unwrap() = -90.0;
+    world.until(Event::CertRenewed, 1).await;
+    assert_eq!(world.count(Event::ClockSkew), 1);
+    assert_eq!(world.handle.status().borrow().ca.clock_skew_seconds, Some(-90.0));
 }
