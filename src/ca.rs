@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crate::config::Environment;
 use crate::identity::SubjectAltName;
+use crate::tls::TlsError;
 
 pub use authority::{AuthorityError, CaCertificate, InitOptions};
 pub use enrolment::{EnrolmentError, IssuedCertificate};
@@ -123,7 +124,7 @@ pub enum CaError {
     ServerCertificate(#[source] EnrolmentError),
     /// The TLS library refuses keys or certificates.
     #[error("cannot set up TLS")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] TlsError),
     /// The address is in use, or not ours.
     #[error("cannot listen on {address}")]
     Listen {

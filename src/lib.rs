@@ -43,6 +43,7 @@ pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod crypto;
 #[cfg(feature = "ca")]
 pub mod dev;
 pub mod duration;

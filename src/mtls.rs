@@ -1,12 +1,13 @@
 //! Owns the HTTP client for workers written in Rust: mTLS with the published certificate, and nothing less.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, redirect};
 
+use crate::clock::SystemClock;
 use crate::identity::CertificateBundle;
-use crate::printable::error_chain;
 use crate::store::{StoreError, read_bundle};
 use crate::tls::{ServerTrust, TlsError, client_config};
 
@@ -14,13 +15,13 @@ use crate::tls::{ServerTrust, TlsError, client_config};
 #[derive(Debug, thiserror::Error)]
 pub enum MtlsError {
     /// There is no usable certificate in the directory.
-    #[error("cannot make an mTLS client: {}", error_chain(.0))]
-    Certificates(StoreError),
+    #[error("cannot make an mTLS client: there is no usable certificate")]
+    Certificates(#[source] StoreError),
     /// The certificate or a root does not fit TLS.
-    #[error("cannot make an mTLS client: {0}")]
+    #[error("cannot make an mTLS client")]
     Tls(#[from] TlsError),
     /// The HTTP library refused the settings.
-    #[error("cannot make an mTLS client: {0}")]
+    #[error("cannot make an mTLS client")]
     Http(#[from] reqwest::Error),
 }
 
@@ -36,7 +37,7 @@ pub fn create_mtls_client(directory: &Path) -> Result<Client, MtlsError> {
 }
 
 fn client_of(bundle: &CertificateBundle) -> Result<Client, MtlsError> {
-    let tls = client_config(&ServerTrust::Roots(bundle.roots().to_vec()), Some(bundle))?;
+    let tls = client_config(&ServerTrust::Roots(bundle.roots().to_vec()), Some(bundle), Arc::new(SystemClock))?;
     Ok(Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::identity::{CertificateBundle, DnsName, SpiffeId};
 use crate::metrics::Metrics;
+use crate::tls::TlsError;
 
 pub use listener::{MAX_CONNECTIONS, Server};
 
@@ -84,7 +85,7 @@ pub enum ServeError {
     },
     /// The TLS library refuses its own defaults.
     #[error("cannot set up TLS")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] TlsError),
 }
 
 impl ServeError {

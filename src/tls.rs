@@ -1,17 +1,25 @@
-//! Owns the TLS client settings: which crypto, which roots, which client certificate. There is no setting that verifies
+//! Owns the TLS settings: which crypto, which roots, which certificate, whose time. There is no setting that verifies
 //! less.
 
+mod server;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::clock::Clock;
+use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
 use crate::identity::key::sha256;
+
+pub(crate) use server::server_config;
 
 /// What a server's chain has to reach.
 #[derive(Debug, Clone)]
@@ -26,23 +34,17 @@ pub enum ServerTrust {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A root that cannot serve as one.
-    #[error("a trust root is not usable: {0}")]
+    #[error("a trust root is not usable")]
     Root(#[source] rustls::Error),
     /// No root at all.
     #[error("no trust root")]
     NoRoots,
-    /// The client certificate or key does not fit rustls.
-    #[error("the client certificate is not usable: {0}")]
-    Client(#[source] rustls::Error),
+    /// The certificate or key does not fit rustls.
+    #[error("the certificate is not usable")]
+    Certificate(#[source] rustls::Error),
     /// The crypto provider does not fit the protocol versions.
-    #[error("TLS is not available: {0}")]
+    #[error("TLS is not available")]
     Protocol(#[source] rustls::Error),
-}
-
-/// The crypto that every connection uses: aws-lc with X25519MLKEM768 preferred.
-#[must_use]
-pub fn crypto_provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// The settings of a client that trusts `trust` only and, with `identity`, presents its certificate. TLS 1.3 and 1.2;
@@ -50,9 +52,13 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// When a root or the client certificate is not usable.
-pub fn client_config(trust: &ServerTrust, identity: Option<&CertificateBundle>) -> Result<ClientConfig, TlsError> {
+pub fn client_config(
+    trust: &ServerTrust,
+    identity: Option<&CertificateBundle>,
+    clock: Arc<dyn Clock>,
+) -> Result<ClientConfig, TlsError> {
     let provider = crypto_provider();
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(ClockTime(clock)))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Protocol)?;
     let builder = match trust {
@@ -64,7 +70,7 @@ pub fn client_config(trust: &ServerTrust, identity: Option<&CertificateBundle>) 
     let mut config = match identity {
         Some(bundle) => builder
             .with_client_auth_cert(bundle.chain().to_vec(), bundle.key().to_rustls())
-            .map_err(TlsError::Client)?,
+            .map_err(TlsError::Certificate)?,
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
@@ -144,6 +150,17 @@ impl ServerCertVerifier for PinnedRoot {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Our clock, for the TLS library.
+#[derive(Debug)]
+struct ClockTime(Arc<dyn Clock>);
+
+impl TimeProvider for ClockTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.0.now().wall.unix_timestamp()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Owns writing to the terminal: results to standard output, everything else to standard error.
 
-use std::error::Error;
 use std::io::{self, Write};
 
 use crank_agent::exit::Exit;
@@ -20,10 +19,4 @@ pub(crate) fn failure(message: impl std::fmt::Display, exit: Exit) -> Exit {
     // Where not even this can be written, the exit code has to do.
     let _ = writeln!(io::stderr().lock(), "crank-agent: {message}");
     exit
-}
-
-/// An error and its causes, on one line.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -6,7 +6,7 @@ use crank_agent::clock::{Clock, SystemClock};
 use crank_agent::config::{Arguments, control_socket};
 use crank_agent::control::client;
 use crank_agent::exit::Exit;
-use crank_agent::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crank_agent::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 
 use super::{HealthArguments, RenewArguments, SocketFlag, StatusArguments, output, table};
 
@@ -22,7 +22,7 @@ pub(crate) async fn status(arguments: &Arguments, command: &StatusArguments) -> 
             Err(error) => output::failure(format_args!("cannot write the state as JSON: {error}"), Exit::Internal),
         },
         Ok(report) => output::result(table::status(&report, SystemClock.now().wall), Exit::Success),
-        Err(error) => output::failure(output::with_causes(&error), error.exit()),
+        Err(error) => output::failure(error_chain(&error), error.exit()),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn health(arguments: &Arguments, command: &HealthArguments) -> 
             let reason = printable(&readiness.reason.unwrap_or_default(), FOREIGN_TEXT_LIMIT);
             output::result(format!("not ready: {reason}\n"), Exit::NotReady)
         }
-        Err(error) => output::failure(output::with_causes(&error), error.exit()),
+        Err(error) => output::failure(error_chain(&error), error.exit()),
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn renew(arguments: &Arguments, command: &RenewArguments) -> Ex
             let until = table::moment(certificate.expires_at);
             output::result(format!("renewed: serial {serial}, valid until {until}\n"), Exit::Success)
         }
-        Err(error) => output::failure(format_args!("not renewed: {}", output::with_causes(&error)), error.exit()),
+        Err(error) => output::failure(format_args!("not renewed: {}", error_chain(&error)), error.exit()),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -14,6 +13,7 @@ use x509_parser::prelude::FromDer;
 use super::bundle::{BundleError, CertificateBundle};
 use super::key::PrivateKey;
 use super::names::RequestedIdentity;
+use crate::crypto::crypto_provider;
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 
 /// The checks on a certificate for `identity` at `now`.
@@ -186,7 +186,7 @@ pub fn verify_certificate_chain(
     let leaf = EndEntityCert::try_from(leaf).map_err(fail)?;
     let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
     let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    let algorithms = crypto_provider().signature_verification_algorithms.all;
     for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
         leaf.verify_for_usage(algorithms, &anchors, intermediates, time, usage, None, None).map_err(
             |error| match error {

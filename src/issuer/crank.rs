@@ -19,7 +19,7 @@ use crate::config::{CaConfig, CaTrust};
 use crate::identity::CertificateBundle;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
 use crate::identity::key::sha256;
-use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::tls::{ServerTrust, client_config};
 use crate::wire::{CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT};
 
@@ -146,8 +146,9 @@ impl CrankIssuer {
             CaTrust::RootFile(path) => ServerTrust::Roots(read_roots(path)?),
             CaTrust::Fingerprint(fingerprint) => ServerTrust::Pin(*fingerprint),
         };
-        let credential = |error: &dyn std::fmt::Display| IssueError::new(IssueErrorKind::Credential, error.to_string());
-        let tls = client_config(&trust, identity).map_err(|error| credential(&error))?;
+        let credential =
+            |error: &dyn std::error::Error| IssueError::new(IssueErrorKind::Credential, error_chain(error));
+        let tls = client_config(&trust, identity, Arc::clone(&self.clock)).map_err(|error| credential(&error))?;
         Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(true)

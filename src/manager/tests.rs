@@ -37,7 +37,11 @@ impl Issuer for FakeIssuer {
             return Err(IssueError::new(kind, "test"));
         }
         let leaf = self.ca.sign(order.csr_pem, self.clock.now().wall, HOUR * 12, |_| {});
-        Ok(Issued { chain: vec![leaf], roots: self.ca.roots(), clock_skew_seconds: Some(*self.shared.skew.lock().unwrap()) })
+        Ok(Issued {
+            chain: vec![leaf],
+            roots: self.ca.roots(),
+            clock_skew_seconds: Some(*self.shared.skew.lock().unwrap()),
+        })
     }
 
     fn roots(&self) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {

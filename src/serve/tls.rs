@@ -1,26 +1,24 @@
 //! Owns the TLS settings of the listener: one set for each bundle, none of it global, replaced as a whole.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::UnixTime;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::time_provider::TimeProvider;
-use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::sync::watch;
 
 use super::ServeError;
 use crate::clock::Clock;
+use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
+use crate::printable::error_chain;
+use crate::tls::{TlsError, server_config};
 
 /// The TLS settings for the bundle in force.
 #[derive(Debug)]
 pub(super) struct HotConfig {
     bundle: watch::Receiver<Option<Arc<CertificateBundle>>>,
-    provider: Arc<CryptoProvider>,
-    time: Arc<dyn TimeProvider>,
+    clock: Arc<dyn Clock>,
     current: Arc<ServerConfig>,
 }
 
@@ -30,10 +28,8 @@ impl HotConfig {
         bundle: watch::Receiver<Option<Arc<CertificateBundle>>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ServeError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let time: Arc<dyn TimeProvider> = Arc::new(ClockTime(clock));
-        let current = Arc::new(refusing(&provider, &time).map_err(ServeError::Tls)?);
-        let mut config = Self { bundle, provider, time, current };
+        let current = Arc::new(refusing(&clock).map_err(ServeError::Tls)?);
+        let mut config = Self { bundle, clock, current };
         config.rebuild();
         Ok(config)
     }
@@ -59,58 +55,28 @@ impl HotConfig {
     fn rebuild(&mut self) {
         let bundle = self.bundle.borrow_and_update().clone();
         let built = match &bundle {
-            Some(bundle) => serving(bundle, &self.provider, &self.time),
-            None => refusing(&self.provider, &self.time),
+            Some(bundle) => serving(bundle, &self.clock),
+            None => refusing(&self.clock),
         };
         match built {
             Ok(config) => self.current = Arc::new(config),
             Err(error) => {
                 let serial = bundle.as_ref().map(|bundle| bundle.serial());
-                tracing::error!(%error, serial, "listener keeps the old certificate: the new one cannot be used");
+                tracing::error!(error = %error_chain(&error), serial, "listener keeps the old certificate: the new one cannot be used");
             }
         }
     }
 }
 
-fn serving(
-    bundle: &CertificateBundle,
-    provider: &Arc<CryptoProvider>,
-    time: &Arc<dyn TimeProvider>,
-) -> Result<ServerConfig, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    let (_, ignored) = roots.add_parsable_certificates(bundle.roots().iter().cloned());
-    if ignored > 0 {
-        tracing::warn!(ignored, "roots that cannot verify client certificates are left out");
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| rustls::Error::General(format!("client verification: {error}")))?;
-    let config = builder(provider, time)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(bundle.chain().to_vec(), bundle.key().to_rustls())?;
-    Ok(with_limits(config))
+fn serving(bundle: &CertificateBundle, clock: &Arc<dyn Clock>) -> Result<ServerConfig, TlsError> {
+    let certified = CertifiedKey::from_der(bundle.chain().to_vec(), bundle.key().to_rustls(), &crypto_provider())
+        .map_err(TlsError::Certificate)?;
+    let certificate = Arc::new(SingleCertAndKey::from(certified));
+    server_config(certificate, Some(bundle.roots()), Arc::clone(clock))
 }
 
-fn refusing(provider: &Arc<CryptoProvider>, time: &Arc<dyn TimeProvider>) -> Result<ServerConfig, rustls::Error> {
-    let config = builder(provider, time)?.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate));
-    Ok(with_limits(config))
-}
-
-fn builder(
-    provider: &Arc<CryptoProvider>,
-    time: &Arc<dyn TimeProvider>,
-) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, rustls::Error> {
-    ServerConfig::builder_with_details(Arc::clone(provider), Arc::clone(time))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-}
-
-fn with_limits(mut config: ServerConfig) -> ServerConfig {
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // No resumption: every connection is verified against the roots of the day, and nothing is kept between them.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config
+fn refusing(clock: &Arc<dyn Clock>) -> Result<ServerConfig, TlsError> {
+    server_config(Arc::new(NoCertificate), None, Arc::clone(clock))
 }
 
 /// Before the first certificate: the handshake ends with the alert `access_denied`.
@@ -120,15 +86,5 @@ struct NoCertificate;
 impl ResolvesServerCert for NoCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         None
-    }
-}
-
-#[derive(Debug)]
-struct ClockTime(Arc<dyn Clock>);
-
-impl TimeProvider for ClockTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.now().wall.unix_timestamp()).ok()?;
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }

@@ -130,9 +130,8 @@ pub(super) fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
-
     use super::*;
+    use crate::printable::error_chain;
 
     #[test]
     fn the_chain_reads_as_one_sentence_and_the_kind_is_that_of_the_cause() {
@@ -143,14 +142,8 @@ mod tests {
             source: Box::new(StoreError::io("write", path, Errno::NOSPC)),
         };
         assert_eq!(error.kind(), "no_space");
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
         assert_eq!(
-            text,
+            error_chain(&error),
             "cannot publish generation ..2026_01_01_00_00_00.0000000000000000 under /etc/certs: \
              cannot write /etc/certs/client.key: No space left on device (os error 28)"
         );

@@ -60,7 +60,7 @@ impl LyingCa {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &authority.issuer).unwrap();
-        let config = ServerConfig::builder_with_provider(crank_agent::tls::crypto_provider())
+        let config = ServerConfig::builder_with_provider(crank_agent::crypto::crypto_provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()

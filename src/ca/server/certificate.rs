@@ -5,20 +5,18 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::UnixTime;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::CaError;
 use crate::ca::manager::CertificateAuthorityManager;
-use crate::clock::Clock;
+use crate::crypto::crypto_provider;
 use crate::identity::SubjectAltName;
+use crate::tls::{TlsError, server_config};
 
 /// The certificate in force, for the TLS library to ask at each handshake.
 pub(super) struct ServerCertificate {
@@ -42,30 +40,16 @@ impl ServerCertificate {
         names: BTreeSet<SubjectAltName>,
         lifetime: Duration,
     ) -> Result<Arc<Self>, CaError> {
-        let provider = Arc::new(default_provider());
+        let provider = crypto_provider();
         let current = next(&manager, &provider, &names, lifetime).await?;
         Ok(Arc::new(Self { manager, provider, names, lifetime, current: RwLock::new(current) }))
     }
 
     /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify ends the handshake.
     pub(super) fn tls_config(self: &Arc<Self>) -> Result<ServerConfig, CaError> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.manager.authority.root().clone()).map_err(CaError::Tls)?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| CaError::Tls(rustls::Error::General(error.to_string())))?;
-        let time = Arc::new(WallTime(Arc::clone(&self.manager.clock)));
-        let mut config = ServerConfig::builder_with_details(Arc::clone(&self.provider), time)
-            .with_safe_default_protocol_versions()
-            .map_err(CaError::Tls)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A resumed session would carry a client certificate that nobody has verified since.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(config)
+        let roots = [self.manager.authority.root().clone()];
+        let certificate = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
+        server_config(certificate, Some(&roots), Arc::clone(&self.manager.clock)).map_err(CaError::Tls)
     }
 
     /// Renews until cancelled. The one in force stays when that fails.
@@ -124,20 +108,10 @@ async fn next(
     let (mut chain, key, not_after) =
         manager.issue_server_certificate(names, lifetime).await.map_err(CaError::ServerCertificate)?;
     chain.push(manager.authority.root().clone());
-    let signing_key = provider.key_provider.load_private_key(key.to_rustls()).map_err(CaError::Tls)?;
+    let signing_key = provider.key_provider.load_private_key(key.to_rustls());
+    let signing_key = signing_key.map_err(|error| CaError::Tls(TlsError::Certificate(error)))?;
     let certified = Arc::new(CertifiedKey::new(chain, signing_key));
     Ok(Current { certified, issued_at: manager.clock.now().wall, not_after })
-}
-
-/// Our clock, for the TLS library.
-#[derive(Debug)]
-struct WallTime(Arc<dyn Clock>);
-
-impl TimeProvider for WallTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.now().wall.unix_timestamp()).ok()?;
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
-    }
 }
 
 #[cfg(test)]
@@ -158,7 +132,7 @@ mod tests {
         .await
         .unwrap();
         let names = BTreeSet::from(["localhost".parse().unwrap()]);
-        let current = next(&manager, &default_provider(), &names, Duration::from_mins(3)).await.unwrap();
+        let current = next(&manager, &crypto_provider(), &names, Duration::from_mins(3)).await.unwrap();
         let after = |seconds| current.is_due(current.issued_at + time::Duration::seconds(seconds));
         assert!(!after(0) && !after(115) && after(121) && after(1_000_000));
         assert!(after(-61));
