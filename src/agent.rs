@@ -15,7 +15,7 @@ use crate::events::log::log_event;
 use crate::events::{CertificateEvent, EventBus, EventError, EventRecord, new_correlation_id};
 use crate::exit::Exit;
 use crate::initialization::{InitializationError, initialize};
-use crate::manager::{CertificateUnavailableError, UnavailableCause};
+use crate::manager::CertificateUnavailableError;
 use crate::metrics::{Metrics, MetricsError};
 use crate::printable::error_chain;
 use crate::serve::ServeError;
@@ -67,13 +67,8 @@ impl AgentError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Store(_) => Exit::CannotWrite,
-            Self::Unavailable(error) => match error.cause {
-                UnavailableCause::CaUnavailable => Exit::Unavailable,
-                UnavailableCause::Refused => Exit::Refused,
-                UnavailableCause::CannotWrite => Exit::CannotWrite,
-                UnavailableCause::Stopped => Exit::Success,
-            },
+            Self::Store(error) => Exit::of_error_kind(error.kind()),
+            Self::Unavailable(error) => Exit::of_error_kind(error.kind),
             Self::Serve(_) | Self::Control(_) => Exit::Configuration,
             Self::Interrupted => Exit::Unavailable,
             Self::Metrics(_) | Self::Task(_) | Self::Signals(_) => Exit::Internal,

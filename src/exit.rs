@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::error_kind::ErrorKind;
+
 /// How a command ends. The numbers are those of sysexits(3) where one fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -58,18 +60,12 @@ impl Exit {
         }
     }
 
-    /// The code for an error that an event or a reply reports by its kind: what the CA's side of it is gets 69 or
-    /// 77, what the disk's is gets 73.
+    /// The code for an error that an event or a reply reports by its kind: see [`ERROR_KINDS`].
+    ///
+    /// [`ERROR_KINDS`]: crate::error_kind::ERROR_KINDS
     #[must_use]
     pub fn of_error_kind(kind: &str) -> Self {
-        match kind {
-            "ca_unavailable" | "rate_limited" | "broken_reply" => Self::Unavailable,
-            "refused" | "untrusted_ca" | "credential" | "validation" => Self::Refused,
-            "no_directory" | "locked" | "obstructed" | "unprotected" | "missing" | "corrupt" | "no_space"
-            | "read_only" | "permission" | "io" => Self::CannotWrite,
-            "configuration" => Self::Configuration,
-            _ => Self::Internal,
-        }
+        ErrorKind::find(kind).map_or(Self::Internal, |kind| kind.exit)
     }
 }
 
@@ -82,26 +78,9 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuer::{IssueError, IssueErrorKind};
 
     #[test]
     fn the_documented_numbers_stay() {
         assert_eq!(Exit::ALL.map(Exit::code), [0, 1, 2, 69, 70, 73, 77, 78]);
-    }
-
-    #[test]
-    fn every_failure_of_an_issuer_has_a_code_of_its_own_side() {
-        for (kind, exit) in [
-            (IssueErrorKind::Unavailable, Exit::Unavailable),
-            (IssueErrorKind::RateLimited(None), Exit::Unavailable),
-            (IssueErrorKind::BrokenReply, Exit::Unavailable),
-            (IssueErrorKind::Refused, Exit::Refused),
-            (IssueErrorKind::Untrusted, Exit::Refused),
-            (IssueErrorKind::Credential, Exit::Refused),
-        ] {
-            assert_eq!(Exit::of_error_kind(IssueError::new(kind, "x").kind()), exit, "{kind:?}");
-        }
-        assert_eq!(Exit::of_error_kind("no_space"), Exit::CannotWrite);
-        assert_eq!(Exit::of_error_kind("surprise"), Exit::Internal);
     }
 }

@@ -47,6 +47,7 @@ pub mod crypto;
 #[cfg(feature = "ca")]
 pub mod dev;
 pub mod duration;
+pub mod error_kind;
 pub mod events;
 pub mod exit;
 pub mod identity;

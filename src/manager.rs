@@ -102,25 +102,12 @@ pub type RenewOutcome = Result<CertificateMetadata, EventError>;
 pub struct CertificateUnavailableError {
     /// The worker id.
     pub worker: String,
-    /// Whose fault it is.
-    pub cause: UnavailableCause,
+    /// A fixed label, one of [`ERROR_KINDS`](crate::error_kind::ERROR_KINDS); decides on the exit code.
+    pub kind: &'static str,
     /// What was tried, and how it failed.
     pub message: String,
     /// What to do.
     pub advice: &'static str,
-}
-
-/// Why there is no certificate; decides on the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnavailableCause {
-    /// The CA does not answer, or not in a way that can be used.
-    CaUnavailable,
-    /// The CA refuses, or there is no credential to ask with.
-    Refused,
-    /// The certificate directory cannot be written.
-    CannotWrite,
-    /// The manager was told to stop before it had one.
-    Stopped,
 }
 
 impl CertificateManager<CrankIssuer> {
@@ -200,7 +187,7 @@ impl<I: Issuer> CertificateManager<I> {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), CertificateUnavailableError> {
         match self.obtain_first(&stop).await {
             Ok(_) => {}
-            Err(error) if error.cause == UnavailableCause::Stopped => return Ok(()),
+            Err(_) if stop.is_cancelled() => return Ok(()),
             Err(error) => return Err(error),
         }
         while !stop.is_cancelled() {
@@ -224,7 +211,7 @@ impl<I: Issuer> CertificateManager<I> {
                 return Ok(Arc::clone(&current.bundle));
             }
             if stop.is_cancelled() {
-                return Err(self.unavailable(UnavailableCause::Stopped, "told to stop".to_owned()));
+                return Err(self.unavailable(NO_ANSWER, "told to stop".to_owned()));
             }
             if let Some(failed) = self.turn(stop, Some(deadline)).await {
                 attempts += 1;
@@ -308,6 +295,9 @@ impl ManagerHandle {
         self.commands.try_send(command).is_ok()
     }
 }
+
+/// The kind of the error when there was no attempt, or none that came to an end.
+const NO_ANSWER: &str = "ca_unavailable";
 
 /// Commands that may wait; a manager in an attempt takes them afterwards.
 const COMMANDS: usize = 32;

@@ -5,6 +5,7 @@ use prometheus::{
 };
 use time::OffsetDateTime;
 
+use crate::error_kind::{ERROR_KINDS, ErrorKind};
 use crate::events::{CertificateEvent, EventRecord};
 use crate::status::AgentStatus;
 
@@ -41,21 +42,6 @@ pub struct MetricsError {
     source: prometheus::Error,
 }
 
-/// The values of the label `type` of `crank_cert_errors_total`. An error of another kind counts under the class of its
-/// event: `validation`, `publish`, `configuration`, else `other`.
-pub const ERROR_TYPES: [&str; 10] = [
-    "ca_unavailable",
-    "rate_limited",
-    "refused",
-    "broken_reply",
-    "untrusted_ca",
-    "credential",
-    "validation",
-    "publish",
-    "configuration",
-    "other",
-];
-
 /// The media type of [`Metrics::render`] (Prometheus text format 0.0.4).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -78,7 +64,7 @@ impl Metrics {
             _ => {}
         }
         if let Some(error) = &record.error {
-            self.errors.with_label_values(&[error_type(&error.kind, record.event)]).inc();
+            self.errors.with_label_values(&[error_type(&error.kind)]).inc();
         }
     }
 
@@ -121,7 +107,8 @@ impl Metrics {
                 .const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build.set(1.0);
-        let errors = counters(&registry, "crank_cert_errors_total", "Failures, by type.", "type", &ERROR_TYPES)?;
+        let error_types = ERROR_KINDS.map(|kind| kind.label).into_iter().chain([OTHER]).collect::<Vec<_>>();
+        let errors = counters(&registry, "crank_cert_errors_total", "Failures, by type.", "type", &error_types)?;
         let event_names = CertificateEvent::ALL.map(CertificateEvent::name);
         let events = counters(&registry, "crank_cert_events_total", "Events, by name.", "event", &event_names)?;
         let expiration = HistogramOpts::new(
@@ -197,20 +184,17 @@ fn counters(
     Ok(counters)
 }
 
-/// One of [`ERROR_TYPES`]: events can come from anywhere, label values cannot.
-fn error_type(kind: &str, event: CertificateEvent) -> &'static str {
-    let known = ERROR_TYPES.into_iter().find(|known| *known == kind);
-    known.unwrap_or(match event {
-        CertificateEvent::ValidationFailed => "validation",
-        CertificateEvent::PublishFailed => "publish",
-        CertificateEvent::ConfigRejected => "configuration",
-        _ => "other",
-    })
+/// The value of the label `type`: events can come from anywhere, label values cannot.
+fn error_type(kind: &str) -> &'static str {
+    ErrorKind::find(kind).map_or(OTHER, |kind| kind.label)
 }
 
 fn timestamp(at: OffsetDateTime) -> f64 {
     (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
 }
+
+/// The `type` of an error that is of none of [`ERROR_KINDS`].
+const OTHER: &str = "other";
 
 const HOUR: f64 = 3_600.0;
 const DAY: f64 = 24.0 * HOUR;

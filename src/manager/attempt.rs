@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CertificateManager, CertificateUnavailableError, Current, UnansweredOrder, UnavailableCause, Unpublished};
+use super::{CertificateManager, CertificateUnavailableError, Current, NO_ANSWER, UnansweredOrder, Unpublished};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
 use crate::identity::csr::CsrError;
 use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, Checks, KeyError, PrivateKey, generate_csr};
@@ -78,19 +78,6 @@ impl AttemptError {
             ),
             Self::Key(_) | Self::Csr(_) | Self::Check(_) => true,
             Self::Store(_) => false,
-        }
-    }
-
-    fn cause(&self) -> UnavailableCause {
-        match self {
-            Self::Issue(error) => match error.kind {
-                IssueErrorKind::Unauthenticated | IssueErrorKind::Refused | IssueErrorKind::Credential => {
-                    UnavailableCause::Refused
-                }
-                _ => UnavailableCause::CaUnavailable,
-            },
-            Self::Key(_) | Self::Csr(_) | Self::Check(_) => UnavailableCause::CaUnavailable,
-            Self::Store(_) => UnavailableCause::CannotWrite,
         }
     }
 
@@ -242,7 +229,7 @@ impl<I: Issuer> CertificateManager<I> {
     /// The error with which an agent without a certificate ends.
     pub(super) fn first_failed(&self, last: Option<&AttemptError>, attempts: u32) -> CertificateUnavailableError {
         let Some(error) = last else {
-            return self.unavailable(UnavailableCause::CaUnavailable, "no attempt was made".to_owned());
+            return self.unavailable(NO_ANSWER, "no attempt was made".to_owned());
         };
         let seconds = self.settings.startup_wait.as_secs_f64();
         let tried = if error.is_final_without_certificate() {
@@ -252,14 +239,14 @@ impl<I: Issuer> CertificateManager<I> {
         };
         CertificateUnavailableError {
             advice: error.advice(),
-            ..self.unavailable(error.cause(), format!("{}{tried}", error_chain(error)))
+            ..self.unavailable(error.kind(), format!("{}{tried}", error_chain(error)))
         }
     }
 
-    pub(super) fn unavailable(&self, cause: UnavailableCause, message: String) -> CertificateUnavailableError {
+    pub(super) fn unavailable(&self, kind: &'static str, message: String) -> CertificateUnavailableError {
         CertificateUnavailableError {
             worker: self.settings.identity.worker_id.to_string(),
-            cause,
+            kind,
             message,
             advice: "check that the CA runs and that CA_SERVICE_URL leads to it",
         }
