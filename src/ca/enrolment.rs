@@ -1,9 +1,12 @@
-//! Owns one request for a certificate: authenticate, authorise, decide, reserve, sign, record, in this order.
+//! Owns one request for a certificate: authenticate, authorise, answer a repeat, decide, reserve, sign, record, in this
+//! order.
 
 mod audit;
 mod authenticate;
 mod authorise;
 mod error;
+mod repeat;
+mod turns;
 mod validity;
 
 use std::collections::BTreeSet;
@@ -26,6 +29,7 @@ use crate::wire::CsrRequest;
 use audit::Audit;
 pub(crate) use authenticate::Credentials;
 pub use error::EnrolmentError;
+pub(crate) use turns::Turns;
 
 /// A certificate that is recorded and may be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +172,9 @@ impl CertificateAuthorityManager {
         }
         let own_id = self.authority.trust_domain().worker(&requester.worker_id);
         let names = authorise::names(requester, common_name.as_deref(), names, &own_id, &self.reserved)?;
+        if let Some(again) = self.repeat(requester, &key, &names, audit).await? {
+            return Ok(again);
+        }
         let capabilities = Capabilities {
             names,
             permitted: requester.permitted.clone(),
@@ -185,6 +192,11 @@ impl CertificateAuthorityManager {
         if !period.decision.is_allowed() {
             audit.decided(&period.decision);
             return Err(EnrolmentError::Denied(period.decision));
+        }
+        // Of those who ask at once with the same credential, the first may have got what the others ask for.
+        let _turn = self.turns.take(&requester.credential).await;
+        if let Some(again) = self.repeat(requester, &key, &capabilities.names, audit).await? {
+            return Ok(again);
         }
         let now = self.clock.now().wall;
         let (not_before, not_after) = validity::worker(now, period.period, self.authority.issuer_not_after())?;
@@ -204,7 +216,14 @@ impl CertificateAuthorityManager {
             Credential::Token(id) => Some(TokenUse { id }),
             Credential::Certificate(_) | Credential::Caller => None,
         };
-        let der = self.sign_recorded(&plan, &reservation, token).await?;
+        let der = match self.sign_recorded(&plan, &reservation, token).await {
+            // Another process that serves this CA was faster.
+            Err(EnrolmentError::TokenUsed) => {
+                let again = self.repeat(requester, &plan.key, &plan.names, audit).await?;
+                return again.ok_or(EnrolmentError::TokenUsed);
+            }
+            signed => signed?,
+        };
         Ok(IssuedCertificate {
             certificate_pem: certificates_to_pem(&[der, self.authority.issuer().clone()]),
             ca_certificate_pem: self.certificate().root_pem.clone(),

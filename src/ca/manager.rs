@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::authority::{Authority, CaCertificate, InitOptions};
-use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester};
+use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
 use super::state::{State, StateError};
 use super::token::Tokens;
 use super::{CaError, request};
@@ -23,6 +23,7 @@ pub struct CertificateAuthorityManager {
     pub(super) environment: Environment,
     /// Names of the CA itself, which no worker gets.
     pub(super) reserved: BTreeSet<SubjectAltName>,
+    pub(super) turns: Turns,
 }
 
 impl CertificateAuthorityManager {
@@ -65,7 +66,7 @@ impl CertificateAuthorityManager {
     ) -> Result<Self, CaError> {
         let authority = Authority::load(data_dir)?;
         let state = State::open(data_dir).await?;
-        Ok(Self { authority, state, policy, clock, environment, reserved: BTreeSet::new() })
+        Ok(Self { authority, state, policy, clock, environment, reserved: BTreeSet::new(), turns: Turns::default() })
     }
 
     /// The public side of this CA.

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use super::authority::{AuthorityError, Lock, check_private, create_private};
 use crate::identity::SubjectAltName;
 
-pub(crate) use certificates::{Recorded, Reservation, Reserved, TokenUse};
+pub(crate) use certificates::{IssuedRecord, Recorded, Reservation, Reserved, TokenUse};
 pub(crate) use tokens::NewToken;
 pub use tokens::TokenRecord;
 

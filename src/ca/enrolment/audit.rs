@@ -14,6 +14,7 @@ pub(super) struct Audit<'a> {
     credential: String,
     decision_id: String,
     serial: String,
+    granted: &'static str,
     ended: bool,
 }
 
@@ -27,6 +28,7 @@ impl<'a> Audit<'a> {
             credential: String::new(),
             decision_id: String::new(),
             serial: String::new(),
+            granted: "issued",
             ended: false,
         }
     }
@@ -48,6 +50,13 @@ impl<'a> Audit<'a> {
         serial.clone_into(&mut self.serial);
     }
 
+    /// The request came before, and gets the certificate that it got then.
+    pub(super) fn repeated(&mut self, again: &IssuedCertificate) {
+        self.granted = "repeated";
+        self.serial.clone_from(&again.serial);
+        self.decision_id.clone_from(&again.decision_id);
+    }
+
     /// It is over.
     pub(super) fn end(mut self, result: &Result<IssuedCertificate, EnrolmentError>) {
         self.ended = true;
@@ -55,7 +64,7 @@ impl<'a> Audit<'a> {
             Ok(issued) => {
                 let names: Vec<String> = issued.names.iter().map(ToString::to_string).collect();
                 let until = issued.not_after.format(&Rfc3339).unwrap_or_default();
-                self.line("issued", "", &format!("{} until {until}", names.join(", ")));
+                self.line(self.granted, "", &format!("{} until {until}", names.join(", ")));
             }
             Err(error) if error.is_internal() => self.line("failed", error.kind(), &with_causes(error)),
             Err(error) => self.line("refused", error.kind(), &error.to_string()),

@@ -43,7 +43,8 @@ impl CertificateAuthorityManager {
         }
     }
 
-    /// The token is looked at, not used: that happens when its certificate is recorded.
+    /// The token is looked at, not used: that happens when its certificate is recorded. One that has been used still
+    /// tells who asks, until it expires: see [`repeat`](super::repeat).
     async fn by_token(&self, secret: &TokenSecret, audit: &mut Audit<'_>) -> Result<Requester, EnrolmentError> {
         // What became of a token is told only to those who hold it.
         let token = self.state.token(&secret.digest()).await?.ok_or(EnrolmentError::TokenUnknown)?;
@@ -52,11 +53,8 @@ impl CertificateAuthorityManager {
         if token.revoked_at.is_some() {
             return Err(EnrolmentError::TokenRevoked);
         }
-        if token.used_at.is_some() {
-            return Err(EnrolmentError::TokenUsed);
-        }
         if token.expires_at <= self.clock.now().wall {
-            return Err(EnrolmentError::TokenExpired);
+            return Err(if token.used_at.is_some() { EnrolmentError::TokenUsed } else { EnrolmentError::TokenExpired });
         }
         let own = RequestedIdentity::new(token.worker_id, self.authority.trust_domain(), []);
         let permitted: BTreeSet<_> = own.names.iter().cloned().chain(token.names).collect();

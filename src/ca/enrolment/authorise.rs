@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{EnrolmentError, Requester};
 use crate::ca::request::RequestedNames;
-use crate::identity::{SpiffeId, SubjectAltName};
+use crate::identity::{DnsName, SpiffeId, SubjectAltName};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 
 /// The `service_name` of a request must be the requester's own.
@@ -19,7 +19,8 @@ pub(super) fn check_worker(requester: &Requester, service_name: &str) -> Result<
 }
 
 /// The names of the certificate: those asked for, all permitted; or the default ones where the CSR does not say.
-/// A SPIFFE id other than `own_id`, and a name of the CA itself, is never permitted, whatever the credential says.
+/// A SPIFFE id other than `own_id`, and a name of the CA itself, is never permitted, whatever the credential says; and a
+/// worker that is called as the CA gets nothing.
 pub(super) fn names(
     requester: &Requester,
     common_name: Option<&str>,
@@ -35,17 +36,21 @@ pub(super) fn names(
         let foreign_id = matches!(name, SubjectAltName::Uri(id) if id != own_id);
         requester.permitted.contains(*name) && !reserved.contains(*name) && !foreign_id
     };
-    let refused: Vec<String> = asked
+    // Not even a certificate without the name: old clients take the common name for one.
+    let own_name = DnsName::new(requester.worker_id.as_str()).map(SubjectAltName::Dns);
+    let of_the_ca = own_name.ok().filter(|name| reserved.contains(name));
+    let refused: BTreeSet<String> = asked
         .names
         .iter()
         .filter(|name| !permitted(name))
+        .chain(&of_the_ca)
         .map(ToString::to_string)
         .chain(asked.never.iter().cloned())
         .collect();
     if !refused.is_empty() || asked.names.is_empty() {
         return Err(EnrolmentError::NamesNotPermitted {
             worker: requester.worker_id.to_string(),
-            names: printable(&refused.join(", "), FOREIGN_TEXT_LIMIT),
+            names: printable(&refused.into_iter().collect::<Vec<_>>().join(", "), FOREIGN_TEXT_LIMIT),
         });
     }
     Ok(asked.names)
@@ -122,6 +127,17 @@ mod tests {
         let asked = ["cert-authority".parse().unwrap()];
         assert!(decide(&requester, Some(&asked), &[]).is_ok());
         assert!(decide(&requester, Some(&asked), &["cert-authority"]).is_err());
+    }
+
+    #[test]
+    fn a_worker_that_is_called_as_the_ca_gets_no_certificate_whatever_it_asks_for() {
+        let requester = requester(&[]);
+        for asked in [None, Some(["localhost".parse().unwrap()])] {
+            let asked = asked.as_ref().map(<[_; 1]>::as_slice);
+            assert!(decide(&requester, asked, &[]).is_ok());
+            let error = decide(&requester, asked, &["streaming"]).unwrap_err();
+            assert_eq!(error, "names not permitted for worker `streaming`: DNS:streaming");
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::policy::{Decision, PolicyError};
 pub enum EnrolmentError {
     /// Neither a token nor a client certificate.
     #[error(
-        "no credential: send a join token as `Authorization: Bearer …`, or use the worker's current certificate for TLS"
+        "no credential: send a join token (`crank-ca token create --worker ID`) as `Authorization: Bearer …`, or use the \
+         worker's current certificate for TLS"
     )]
     NoCredential,
     /// An `Authorization` header that holds no bearer token.

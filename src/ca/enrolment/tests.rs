@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::*;
+use crate::ca::state::Reservation;
 use crate::ca::token::TokenSecret;
 use crate::ca::{CsrRefusal, initialize_controller_certificates};
 use crate::clock::testing::TestClock;
@@ -68,9 +69,18 @@ impl Fixture {
     }
 
     async fn enrol(&self, token: &str, worker: &str) -> Result<IssuedCertificate, EnrolmentError> {
-        let body = serde_json::to_vec(&CsrRequest { csr: self.csr(worker), service_name: worker.to_owned() }).unwrap();
+        self.enrol_with(token, worker, self.csr(worker)).await
+    }
+
+    async fn enrol_with(&self, token: &str, worker: &str, csr: String) -> Result<IssuedCertificate, EnrolmentError> {
+        let body = serde_json::to_vec(&CsrRequest { csr, service_name: worker.to_owned() }).unwrap();
         let credentials = Credentials::Token(TokenSecret::from_client(token).unwrap());
         self.manager.enrol(credentials, &body, &context()).await
+    }
+
+    async fn renew_with(&self, leaf: &CertificateDer<'static>, csr: String) -> IssuedCertificate {
+        let body = serde_json::to_vec(&CsrRequest { csr, service_name: "streaming".to_owned() }).unwrap();
+        self.manager.enrol(Credentials::Certificate(leaf.clone()), &body, &context()).await.unwrap()
     }
 
     fn csr(&self, worker: &str) -> String {
@@ -215,4 +225,83 @@ async fn a_certificate_serves_for_renewal_until_it_expires_and_for_its_own_worke
     assert!(matches!(renew("streaming", &changed.into()).await, Err(EnrolmentError::CertificateUnknown)));
     fixture.clock.step(time::Duration::days(366));
     assert!(matches!(renew("streaming", &leaf).await, Err(EnrolmentError::CertificateExpired)));
+}
+
+#[tokio::test]
+async fn a_used_token_gets_the_same_certificate_again_for_the_same_key_and_nothing_for_another() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let key = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+    let csr = || csr_of(&fixture.identity("streaming"), &key);
+    let first = fixture.enrol_with(&token, "streaming", csr()).await.unwrap();
+    // Another CSR for the same key is the same request; the life that is left is that of then.
+    fixture.clock.step(time::Duration::minutes(9));
+    assert_eq!(fixture.enrol_with(&token, "streaming", csr()).await.unwrap(), first);
+    assert!(matches!(fixture.enrol(&token, "streaming").await, Err(EnrolmentError::TokenUsed)));
+    // The same key with fewer names is another request.
+    let mut fewer = fixture.identity("streaming");
+    fewer.names.pop_first();
+    let fewer = csr_of(&fewer, &key);
+    assert!(matches!(fixture.enrol_with(&token, "streaming", fewer).await, Err(EnrolmentError::TokenUsed)));
+    assert!(matches!(fixture.enrol(&token, "other").await, Err(EnrolmentError::OtherWorker { .. })));
+    fixture.clock.step(time::Duration::minutes(1));
+    assert!(matches!(fixture.enrol_with(&token, "streaming", csr()).await, Err(EnrolmentError::TokenUsed)));
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_not_sent_again() {
+    let fixture = Fixture::new(DefaultPolicy::new(Duration::from_mins(1)).unwrap()).await;
+    let token = fixture.token("streaming").await;
+    let csr = fixture.csr("streaming");
+    fixture.enrol_with(&token, "streaming", csr.clone()).await.unwrap();
+    fixture.clock.step(time::Duration::seconds(61));
+    assert!(matches!(fixture.enrol_with(&token, "streaming", csr).await, Err(EnrolmentError::TokenUsed)));
+}
+
+#[tokio::test]
+async fn a_renewal_asked_for_again_within_ten_minutes_gets_the_same_certificate() {
+    use rustls::pki_types::pem::PemObject;
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let leaf = |issued: &IssuedCertificate| CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+    let first = leaf(&fixture.enrol(&token, "streaming").await.unwrap());
+    let csr = fixture.csr("streaming");
+    let renewed = fixture.renew_with(&first, csr.clone()).await;
+    fixture.clock.step(time::Duration::minutes(9));
+    assert_eq!(fixture.renew_with(&first, csr.clone()).await, renewed);
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 2);
+    // With another key, or with the new certificate, it is another renewal.
+    assert_ne!(fixture.renew_with(&first, fixture.csr("streaming")).await.serial, renewed.serial);
+    assert_ne!(fixture.renew_with(&leaf(&renewed), csr.clone()).await.serial, renewed.serial);
+    fixture.clock.step(time::Duration::minutes(1));
+    assert_ne!(fixture.renew_with(&first, csr).await.serial, renewed.serial);
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_serial_reserved_before_a_crash_does_not_block_token_or_key() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let key = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+    let now = crate::clock::Clock::now(&*fixture.clock).wall;
+    let reservation = Reservation {
+        serial: "40:00".to_owned(),
+        worker_id: Some(WorkerId::new("streaming").unwrap()),
+        names: fixture.identity("streaming").names,
+        not_before: now,
+        not_after: now + time::Duration::days(1),
+        key_digest: sha256(&key.public_key_der()),
+        issuer_digest: sha256(fixture.manager.authority.issuer()),
+        authentication: "token",
+        credential: fixture.manager.tokens().list().await.unwrap().remove(0).id,
+        decision_id: "dec_1".to_owned(),
+        correlation_id: "req_1".to_owned(),
+        at: now,
+    };
+    fixture.manager.state.reserve(&reservation).await.unwrap();
+    let csr = csr_of(&fixture.identity("streaming"), &key);
+    let issued = fixture.enrol_with(&token, "streaming", csr).await.unwrap();
+    assert_ne!(issued.serial, reservation.serial);
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 1);
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use super::{State, StateError, failed, names_from_text, names_to_text, time_from_seconds};
+use super::{State, StateError, digest_from, failed, names_from_text, names_to_text, time_from_seconds};
 use crate::identity::{SubjectAltName, WorkerId};
 
 /// What is written before signing.
@@ -65,14 +66,26 @@ pub(crate) enum Recorded {
 /// A certificate that was issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IssuedRecord {
+    /// The serial as `4a:3b:…`.
+    pub(crate) serial: String,
     /// Whose certificate; `None` for the CA's own listener.
     pub(crate) worker_id: Option<WorkerId>,
     /// Its SANs.
     pub(crate) names: BTreeSet<SubjectAltName>,
+    /// Its `notBefore`.
+    pub(crate) not_before: OffsetDateTime,
     /// Its `notAfter`.
     pub(crate) not_after: OffsetDateTime,
+    /// SHA-256 of its public key.
+    pub(crate) key_digest: [u8; 32],
+    /// SHA-256 of the certificate that signed it.
+    pub(crate) issuer_digest: [u8; 32],
     /// The certificate.
     pub(crate) der: Vec<u8>,
+    /// The policy's decision.
+    pub(crate) decision_id: String,
+    /// When it was recorded.
+    pub(crate) issued_at: OffsetDateTime,
 }
 
 impl State {
@@ -158,24 +171,41 @@ impl State {
 
     /// The certificate with this serial, if it was issued.
     pub(crate) async fn issued(&self, serial: &str) -> Result<Option<IssuedRecord>, StateError> {
+        let row = sqlx::query("SELECT * FROM certificates WHERE serial = ? AND status = 'issued'")
+            .bind(serial)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(failed("look up a certificate"))?;
+        row.as_ref().map(issued_from_row).transpose()
+    }
+
+    /// The certificate that the token with this id has been used for.
+    pub(crate) async fn issued_for_token(&self, id: &str) -> Result<Option<IssuedRecord>, StateError> {
+        let row =
+            sqlx::query("SELECT c.* FROM tokens t JOIN certificates c ON c.serial = t.used_serial WHERE t.id = ?")
+                .bind(id)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(failed("look up a token's certificate"))?;
+        row.as_ref().map(issued_from_row).transpose()
+    }
+
+    /// The newest certificate for this key that was asked for with the certificate `serial`.
+    pub(crate) async fn renewed_from(
+        &self,
+        serial: &str,
+        key_digest: &[u8; 32],
+    ) -> Result<Option<IssuedRecord>, StateError> {
         let row = sqlx::query(
-            "SELECT worker_id, names, not_after, der FROM certificates WHERE serial = ? AND status = 'issued'",
+            "SELECT * FROM certificates WHERE key_digest = ? AND authentication = 'certificate' AND credential = ? \
+             AND status = 'issued' ORDER BY issued_at DESC LIMIT 1",
         )
+        .bind(&key_digest[..])
         .bind(serial)
         .fetch_optional(&self.readers)
         .await
-        .map_err(failed("look up a certificate"))?;
-        let Some(row) = row else { return Ok(None) };
-        let read = failed("read a certificate");
-        let worker_id: Option<String> = row.try_get("worker_id").map_err(read)?;
-        let worker_id = worker_id.map(|text| WorkerId::new(&text)).transpose();
-        let names: String = row.try_get("names").map_err(failed("read a certificate"))?;
-        Ok(Some(IssuedRecord {
-            worker_id: worker_id.map_err(|_| StateError::Corrupt { what: "a worker id" })?,
-            names: names_from_text(&names)?,
-            not_after: time_from_seconds(row.try_get("not_after").map_err(failed("read a certificate"))?)?,
-            der: row.try_get("der").map_err(failed("read a certificate"))?,
-        }))
+        .map_err(failed("look up a renewal"))?;
+        row.as_ref().map(issued_from_row).transpose()
     }
 
     /// How many certificates have been issued to workers.
@@ -187,4 +217,25 @@ impl State {
                 .map_err(failed("count certificates"))?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
+}
+
+fn issued_from_row(row: &SqliteRow) -> Result<IssuedRecord, StateError> {
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(failed("read a certificate"));
+    let time =
+        |column: &str| row.try_get::<i64, _>(column).map_err(failed("read a certificate")).and_then(time_from_seconds);
+    let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(failed("read a certificate"));
+    let worker_id: Option<String> = row.try_get("worker_id").map_err(failed("read a certificate"))?;
+    let worker_id = worker_id.map(|text| WorkerId::new(&text)).transpose();
+    Ok(IssuedRecord {
+        serial: text("serial")?,
+        worker_id: worker_id.map_err(|_| StateError::Corrupt { what: "a worker id" })?,
+        names: names_from_text(&text("names")?)?,
+        not_before: time("not_before")?,
+        not_after: time("not_after")?,
+        key_digest: digest_from(&bytes("key_digest")?)?,
+        issuer_digest: digest_from(&bytes("issuer_digest")?)?,
+        der: bytes("der")?,
+        decision_id: text("decision_id")?,
+        issued_at: time("issued_at")?,
+    })
 }
