@@ -4,10 +4,14 @@
 
 #[path = "ca/credentials.rs"]
 mod credentials;
+#[path = "ca/foreign.rs"]
+mod foreign;
 #[path = "ca/harness.rs"]
 mod harness;
 #[path = "ca/hostile.rs"]
 mod hostile;
+#[path = "ca/lost_replies.rs"]
+mod lost_replies;
 #[path = "ca/process.rs"]
 mod process;
 #[path = "ca/server.rs"]

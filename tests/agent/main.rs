@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
 mod liar;
+mod lost_reply;
 mod lying_ca;
 mod processes;
 mod scenarios;

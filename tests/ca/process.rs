@@ -18,36 +18,36 @@ fn crank_ca(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_crank-ca")).args(arguments).env_clear().output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-struct Directory {
+pub(crate) struct Directory {
     directory: TempDir,
 }
 
 impl Directory {
     /// A directory with a CA made by `crank-ca init`.
-    fn with_ca() -> Self {
+    pub(crate) fn with_ca() -> Self {
         let directory = Self { directory: TempDir::new().unwrap() };
         let output = crank_ca(&["init", "--data-dir", &directory.data()]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         directory
     }
 
-    fn data(&self) -> String {
+    pub(crate) fn data(&self) -> String {
         self.path("ca").display().to_string()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn root_pem(&self) -> String {
+    pub(crate) fn root_pem(&self) -> String {
         fs::read_to_string(self.path("ca/authority/root.crt")).unwrap()
     }
 
-    fn token(&self, worker: &str) -> String {
+    pub(crate) fn token(&self, worker: &str) -> String {
         let output = crank_ca(&["token", "create", "--data-dir", &self.data(), "--worker", worker, "--ttl", "10m"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout).trim().to_owned()
@@ -55,14 +55,14 @@ impl Directory {
 }
 
 /// A serving process; killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    port: u16,
-    log: std::sync::mpsc::Receiver<String>,
+    pub(crate) port: u16,
+    pub(crate) log: std::sync::mpsc::Receiver<String>,
 }
 
 impl Process {
-    fn start(directory: &Directory) -> Self {
+    pub(crate) fn start(directory: &Directory) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crank-ca"))
             .args(["serve", "--data-dir", &directory.data(), "--listen", "127.0.0.1:0", "--dns", "localhost"])
             .env_clear()
@@ -78,7 +78,7 @@ impl Process {
         Self { child, port, log }
     }
 
-    fn end(&mut self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {

@@ -1,9 +1,10 @@
 //! Tests of the core without a network: policies that fail, keys that are reused, an issuer at its end.
 
 use std::future::{pending, ready};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tempfile::TempDir;
+use tokio::sync::Barrier;
 
 use super::*;
 use crate::ca::state::Reservation;
@@ -277,6 +278,31 @@ async fn a_renewal_asked_for_again_within_ten_minutes_gets_the_same_certificate(
     fixture.clock.step(time::Duration::minutes(1));
     assert_ne!(fixture.renew_with(&first, csr).await.serial, renewed.serial);
     assert_eq!(fixture.manager.issued_count().await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn of_two_requests_at_once_for_the_same_key_the_second_gets_the_certificate_of_the_first() {
+    use rustls::pki_types::pem::PemObject;
+    static BOTH: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
+    // Neither is decided before the other has come as far.
+    let together = || -> PolicyAnswer<'static, Decision> {
+        Box::pin(async {
+            BOTH.wait().await;
+            Ok(Decision::allow("both are here"))
+        })
+    };
+    let fixture = Fixture::new(Told(together)).await;
+    let token = fixture.token("streaming").await;
+    let csr = fixture.csr("streaming");
+    let enrol = || fixture.enrol_with(&token, "streaming", csr.clone());
+    let (one, other) = tokio::join!(enrol(), enrol());
+    let first = one.unwrap();
+    assert_eq!(first, other.unwrap());
+    let leaf = CertificateDer::from_pem_slice(first.certificate_pem.as_bytes()).unwrap();
+    let csr = fixture.csr("streaming");
+    let (one, other) = tokio::join!(fixture.renew_with(&leaf, csr.clone()), fixture.renew_with(&leaf, csr.clone()));
+    assert_eq!(one, other);
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 2);
 }
 
 #[tokio::test]
