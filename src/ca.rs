@@ -6,6 +6,11 @@
 //! signs, reads back and compares, `state` records the certificate and uses up the token in one transaction, and
 //! only then it is sent.
 //!
+//! A reply may get lost. So whoever asks again with the same credential and for the same key and names gets the same
+//! certificate again: with a token until that expires, with a certificate for ten minutes. This holds for requests at
+//! once too, which take turns, and after a crash at any instant. Nothing is signed for it, and any other request with a
+//! used token is refused.
+//!
 //! What holds whatever comes: the names in a certificate come from the credential, the CSR can only choose among
 //! them; a renewed certificate never names more than the one it was renewed with; no error is answered with a
 //! certificate; the root's key signs nothing but intermediates; several CAs can run in one process.

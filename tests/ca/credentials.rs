@@ -45,13 +45,16 @@ async fn no_route_issues_anything_without_a_credential() {
     let body = json!({ "csr": csr, "service_name": "streaming" }).to_string();
     for route in ROUTES {
         let path = route.path.replace("{serial}", "01:02");
-        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
-            let reply = ca.send(&client, method.clone(), &path, None, body.clone()).await.unwrap();
-            let text = reply.body.to_string();
-            assert!(reply.body.get("certificate").is_none(), "{method} {path}: {text}");
-            assert!(!text.contains("PRIVATE KEY"), "{method} {path}: {text}");
-            let open = matches!(path.as_str(), "/health" | "/ca/certificate" | "/provider/status" | "/provider/config");
-            assert_eq!(reply.status == 200, open && method == Method::GET, "{method} {path}: {text}");
+        let open = matches!(path.as_str(), "/health" | "/ca/certificate" | "/provider/status" | "/provider/config");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "ENROL"] {
+            for token in [None, Some("crank_unknown")] {
+                let named = Method::from_bytes(method.as_bytes()).unwrap();
+                let reply = ca.send(&client, named, &path, token, body.clone()).await.unwrap();
+                let text = reply.body.to_string();
+                assert!(reply.body.get("certificate").is_none(), "{method} {path}: {text}");
+                assert!(!text.contains("PRIVATE KEY"), "{method} {path}: {text}");
+                assert_eq!(reply.status == 200, open && matches!(method, "GET" | "HEAD"), "{method} {path}: {text}");
+            }
         }
     }
     assert_eq!(ca.issued().await, 0);
@@ -166,6 +169,28 @@ async fn a_token_counts_alone_even_beside_a_good_certificate() {
     let other = ca.token("other", &[]).await;
     let (_, csr) = key_and_csr(&identity("other", &[]));
     assert_eq!(ca.enrol(&client, Some(&other), "other", &csr).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_header_that_is_no_token_is_refused_even_beside_a_good_certificate() {
+    let ca = TestCa::start().await;
+    let token = ca.token("streaming", &[]).await;
+    let (key, csr) = key_and_csr(&identity("streaming", &[]));
+    let chain = ca.enrol(&ca.client(), Some(&token), "streaming", &csr).await.chain();
+    let client = ca.client_as(chain, &key);
+    let (_, csr) = key_and_csr(&identity("streaming", &[]));
+    let body = json!({ "csr": csr, "service_name": "streaming" }).to_string();
+    let fresh = format!("Bearer {}", ca.token("streaming", &[]).await);
+    let cases: [&[&str]; 6] =
+        [&[""], &["Bearer"], &["Bearer "], &["Basic eDp5"], &[&fresh, &fresh], &["Bearer", &fresh]];
+    for values in cases {
+        let mut request = client.post(ca.url("/certificates/csr")).body(body.clone());
+        for value in values {
+            request = request.header("authorization", *value);
+        }
+        assert_eq!(request.send().await.unwrap().status().as_u16(), 401, "{values:?}");
+    }
+    assert_eq!(ca.issued().await, 1);
 }
 
 #[tokio::test]
