@@ -104,6 +104,11 @@ impl AttemptError {
     }
 }
 
+/// Whether the CA may have signed all the same.
+fn leaves_open(kind: IssueErrorKind) -> bool {
+    matches!(kind, IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) | IssueErrorKind::BrokenReply)
+}
+
 impl<I: Issuer> CertificateManager<I> {
     /// Obtains a certificate and publishes it; on failure the schedule knows when to try again.
     pub(super) async fn attempt(&mut self, reason: RenewReason) -> Result<(), AttemptError> {
@@ -158,7 +163,7 @@ impl<I: Issuer> CertificateManager<I> {
             Ok(issued) => issued,
             Err(error) => {
                 self.note_ca(error.clock_skew_seconds);
-                if error.kind == IssueErrorKind::Unavailable {
+                if leaves_open(error.kind) {
                     self.unanswered = Some(order);
                 }
                 return Err(error.into());
