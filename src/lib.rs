@@ -34,7 +34,60 @@
 //! # For workers written in Rust
 //!
 //! [`create_mtls_client`] makes an HTTP client from the published files; [`store::read_bundle`] reads them safely;
-//! [`CertificateManager`] keeps a certificate within the worker's own process.
+//! [`CertificateManager`] keeps a certificate within the worker's own process:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use crank_agent::clock::SystemClock;
+//! use crank_agent::config::{Arguments, load};
+//! use crank_agent::events::EventBus;
+//! use crank_agent::{CertificateEvent, CertificateManager};
+//!
+//! # async fn worker() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = load(&Arguments::of_process().with_default("worker_id", "streaming"))?;
+//! let (mut manager, handle) = CertificateManager::open(&config, Arc::new(SystemClock), EventBus::default())?;
+//! manager.on_event(CertificateEvent::ExpiringSoon, |record| eprintln!("{record:?}"));
+//! let bundle = manager.ensure_certificates().await?;
+//! println!("{} until {}", bundle.serial(), bundle.not_after());
+//! // `handle.published()` has each successor.
+//! tokio::spawn(manager.run(Default::default()));
+//! # drop(handle);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # For those who come from the Python module
+//!
+//! What `crank.security` named is here under its name, where it still exists:
+//!
+//! | there | here |
+//! | --- | --- |
+//! | `CertificateManager` | [`CertificateManager`] |
+//! | `ensure_certificates` | [`CertificateManager::ensure_certificates`] |
+//! | `on_event` | [`CertificateManager::on_event`], or [`events::EventBus::subscribe`] for every event |
+//! | `CertificateBundle`, `CertificateEvent` | [`CertificateBundle`], [`CertificateEvent`] |
+//! | `CertificateUnavailableError` | [`CertificateUnavailableError`] |
+//! | `CertificateBundle.to_uvicorn_config` | the paths of the published files: [`store::KEY_FILE`] and its neighbours |
+//! | `CertificateInitializer`, `initialize_worker_certificates` | [`initialize_worker_certificates`] |
+//! | `wait_for_ca_service`, `generate_csr` | [`wait_for_ca_service`], [`generate_csr`] |
+//! | `create_mtls_client`, `verify_certificate_chain` | [`create_mtls_client`], [`verify_certificate_chain`] |
+//! | `get_cert_expiration` | [`certificate_expiration`] |
+//! | `SecurityConfig`, `get_security_config` | [`config::Config`], [`config::load`]; no global one |
+//! | `CertificatePaths` | [`config::FilesConfig`], and the file names in [`store`] |
+//! | `CAServiceConfig` | [`config::CaConfig`] |
+//! | `SecurityLevel` | [`config::Environment`]; security is the same in both |
+#![cfg_attr(
+    feature = "ca",
+    doc = "| `CertificateAuthorityManager`, `initialize_controller_certificates` | [`CertificateAuthorityManager`], \
+           [`initialize_controller_certificates`] |"
+)]
+#![cfg_attr(
+    not(feature = "ca"),
+    doc = "| `CertificateAuthorityManager`, `initialize_controller_certificates` | in `ca`, which this build leaves out |"
+)]
+//! | the policy hooks | [`policy::Policy`] |
+//! | `AdaptiveSecurityConfig`, `ResilientCertificateManager`, `verify=False` | nothing: there is one way, and it verifies |
 
 pub mod agent;
 pub mod bounded;
@@ -70,8 +123,15 @@ pub mod wire;
 #[cfg(test)]
 mod testing;
 
+#[cfg(feature = "ca")]
+pub use ca::{CertificateAuthorityManager, initialize_controller_certificates};
 pub use events::CertificateEvent;
 pub use identity::{CertificateBundle, certificate_expiration, generate_csr, verify_certificate_chain};
 pub use initialization::{initialize_worker_certificates, wait_for_ca_service};
 pub use manager::{CertificateManager, CertificateUnavailableError};
 pub use mtls::create_mtls_client;
+
+/// The examples in Rust of the documentation, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/reading-the-files.md")]
+struct ReadingTheFiles;
