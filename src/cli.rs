@@ -305,27 +305,4 @@ const COMPLETIONS_EXAMPLES: &str = "Examples:
   crank-agent completions fish > ~/.config/fish/completions/crank-agent.fish";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_shows_an_example() {
-        for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.starts_with("Examples:\n  "), "{}", command.get_name());
-        }
-    }
-
-    #[test]
-    fn settings_before_and_after_the_command_are_all_kept() {
-        let line = ["crank-agent", "--set", "a=1", "--worker-id", "x", "run", "--set", "b=2=3", "--worker-id", "y"];
-        let cli = Cli::try_parse_from(line).unwrap();
-        let report = crank_agent::config::load(&cli.arguments()).unwrap_err().to_string();
-        assert!(report.contains("--set a\n") && report.contains("--set b\n"), "{report}");
-    }
-}
+mod tests;

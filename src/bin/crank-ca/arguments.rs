@@ -137,3 +137,22 @@ Examples:
 
 Exit codes:
   0 done; 2 usage; 69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_example_is_taken() {
+        Cli::command().debug_assert();
+        let lines = EXAMPLES.lines().skip(1).map_while(|line| line.strip_prefix("  "));
+        let commands: Vec<_> = lines.map(|line| line.split(" > ").next().unwrap_or_default()).collect();
+        assert!(commands.len() >= 4, "{commands:?}");
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split_whitespace());
+            assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
+        }
+    }
+}
