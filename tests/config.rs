@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crank_agent::config::{
     Arguments, CaTrust, Config, ConfigReport, Facts, Fallback, Problem, SETTINGS, Setting, control_socket, find, load,
-    resolve, settings_markdown,
+    resolve,
 };
 use crank_agent::schedule::Timing;
 use proptest::prelude::*;
@@ -474,13 +474,6 @@ fn only_a_worker_id_is_required() {
     let required: Vec<&str> =
         SETTINGS.iter().filter(|setting| setting.default == Fallback::Required).map(|setting| setting.key).collect();
     assert_eq!(required, ["worker_id"]);
-}
-
-#[test]
-#[ignore = "needs the README"]
-fn the_readme_has_the_table_of_settings() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    assert!(readme.contains(&settings_markdown()), "put what `check-config --settings-table` prints into README.md");
 }
 
 proptest! {

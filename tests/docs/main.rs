@@ -1,0 +1,12 @@
+//! The documentation as it is read: its tables say what the code says, its examples are run.
+
+#![cfg(feature = "ca")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+
+mod commands;
+mod examples;
+mod languages;
+mod markdown;
+mod names;
+mod session;
+mod tables;
