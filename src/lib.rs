@@ -68,8 +68,8 @@
 //! | `on_event` | [`CertificateManager::on_event`], or [`events::EventBus::subscribe`] for every event |
 //! | `CertificateBundle`, `CertificateEvent` | [`CertificateBundle`], [`CertificateEvent`] |
 //! | `CertificateUnavailableError` | [`CertificateUnavailableError`] |
-//! | `CertificateBundle.to_uvicorn_config` | the paths of the published files: [`store::KEY_FILE`] and its neighbours |
-//! | `CertificateInitializer`, `initialize_worker_certificates` | [`initialize_worker_certificates`] |
+//! | `CertificateBundle.to_uvicorn_config` | the paths of the files: [`store::KEY_FILE`] and its neighbours |
+//! | `CertificateInitializer` | [`initialize_worker_certificates`], under its own name too |
 //! | `wait_for_ca_service`, `generate_csr` | [`wait_for_ca_service`], [`generate_csr`] |
 //! | `create_mtls_client`, `verify_certificate_chain` | [`create_mtls_client`], [`verify_certificate_chain`] |
 //! | `get_cert_expiration` | [`certificate_expiration`] |
@@ -84,10 +84,10 @@
 )]
 #![cfg_attr(
     not(feature = "ca"),
-    doc = "| `CertificateAuthorityManager`, `initialize_controller_certificates` | in `ca`, which this build leaves out |"
+    doc = "| `CertificateAuthorityManager`, `initialize_controller_certificates` | in `ca`, left out of this build |"
 )]
-//! | the policy hooks | [`policy::Policy`] |
-//! | `AdaptiveSecurityConfig`, `ResilientCertificateManager`, `verify=False` | nothing: there is one way, and it verifies |
+//! | policy hooks | [`policy::Policy`] |
+//! | `AdaptiveSecurityConfig`, `ResilientCertificateManager` | nothing: there is one way, and it verifies |
 
 pub mod agent;
 pub mod bounded;
