@@ -7,4 +7,5 @@ mod liar;
 mod lost_reply;
 mod lying_ca;
 mod processes;
+mod rotations;
 mod scenarios;

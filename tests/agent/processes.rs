@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crank_agent::control::client::{self, ClientError};
 use serde_json::Value;
 
 /// How long anything that should happen may take. Generous, as the machine may be busy; nothing waits it out.
@@ -148,6 +149,10 @@ impl Worker {
         self.directory.path().join("certs")
     }
 
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.certificates().join(".crank-agent.sock")
+    }
+
     pub(crate) fn config_file(&self) -> PathBuf {
         self.directory.path().join("config.toml")
     }
@@ -279,6 +284,15 @@ impl Lines {
             kept = self.more.wait_timeout(kept, left).unwrap().0;
         }
     }
+}
+
+/// Has the running agent renew, one time after the other, until `enough` says so of a new serial or a renewal fails.
+pub(crate) fn renew_until(worker: &Worker, mut enough: impl FnMut(String) -> bool) -> Result<(), ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        while !enough(client::renew(&worker.control_socket(), PATIENCE).await?.serial) {}
+        Ok(())
+    })
 }
 
 /// Polls until `find` finds something.
