@@ -177,7 +177,9 @@ impl<I: Issuer> CertificateManager<I> {
     /// # Errors
     /// When there is none by then, or the CA refuses.
     pub async fn ensure_certificates(&mut self) -> Result<Arc<CertificateBundle>, CertificateUnavailableError> {
-        self.obtain_first(&CancellationToken::new()).await
+        let bundle = self.obtain_first(&CancellationToken::new()).await?;
+        self.sweep_if_due().await;
+        Ok(bundle)
     }
 
     /// Keeps the certificate until `stop` is cancelled. An attempt under way is finished first.
@@ -252,9 +254,7 @@ impl<I: Issuer> CertificateManager<I> {
             Some(command) = self.commands.recv() => self.obey(command).await,
             () = tokio::time::sleep(sleep) => {}
         }
-        if self.sweep_at.is_some_and(|at| self.clock.now().boot >= at) {
-            self.sweep().await;
-        }
+        self.sweep_if_due().await;
     }
 
     async fn obey(&mut self, command: Command) {

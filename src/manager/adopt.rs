@@ -1,6 +1,7 @@
 //! Owns taking over what is on disk at the start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{CertificateManager, Current};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
@@ -52,7 +53,10 @@ impl<I: Issuer> CertificateManager<I> {
         let whole = record.is_some() && matches!(origin, Origin::Generation(_));
         let record =
             record.unwrap_or_else(|| RenewalRecord { jitter: Jitter::draw(), installed_at: bundle.not_before() });
-        if !whole && let Err(error) = self.write(Arc::clone(&bundle), record).await {
+        if whole {
+            // What an agent before this one superseded, and had no time to remove.
+            self.sweep_later(Duration::ZERO);
+        } else if let Err(error) = self.write(Arc::clone(&bundle), record).await {
             // It stays usable as it is; the next check tries again.
             let error = EventError::new(error.kind(), &error_chain(&error));
             self.emit(CertificateEvent::PublishFailed, correlation_id, None, Some(error));

@@ -12,7 +12,7 @@ use crate::schedule::{RenewalRecord, SLICE};
 use crate::store::{Published, Store, StoreError};
 
 impl<I: Issuer> CertificateManager<I> {
-    /// Publishes a generation. The one before is removed later: see `sweep`.
+    /// Publishes a generation. The one before is removed later: see `sweep_if_due`.
     pub(super) async fn write(
         &mut self,
         bundle: Arc<CertificateBundle>,
@@ -68,21 +68,24 @@ impl<I: Issuer> CertificateManager<I> {
         }
     }
 
-    /// Removes generations that have been kept long enough.
-    pub(super) async fn sweep(&mut self) {
+    /// Removes generations that have been kept long enough, when the time for it has come.
+    pub(super) async fn sweep_if_due(&mut self) {
         let now = self.clock.now();
+        if self.sweep_at.is_none_or(|at| now.boot < at) {
+            return;
+        }
         self.sweep_at = None;
         match self.on_disk(move |store| store.sweep(now)).await {
             Ok(Some(next)) => self.sweep_later(next),
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(error = %error_chain(&error), "earlier generations cannot be removed");
-                self.sweep_later(self.settings.keep_generations.max(SLICE));
+                self.sweep_later(self.settings.keep_generations.max(SWEEP_RETRY));
             }
         }
     }
 
-    fn sweep_later(&mut self, wait: Duration) {
+    pub(super) fn sweep_later(&mut self, wait: Duration) {
         self.sweep_at = Some(self.clock.now().boot.saturating_add(wait));
     }
 
@@ -99,3 +102,6 @@ impl<I: Issuer> CertificateManager<I> {
         }
     }
 }
+
+/// A volume that takes no changes now may do so for days.
+const SWEEP_RETRY: Duration = Duration::from_hours(1);
