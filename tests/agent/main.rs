@@ -3,6 +3,7 @@
 #![cfg(feature = "ca")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
+mod kills;
 mod liar;
 mod lost_reply;
 mod lying_ca;

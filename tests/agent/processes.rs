@@ -295,6 +295,13 @@ pub(crate) fn renew_until(worker: &Worker, mut enough: impl FnMut(String) -> boo
     })
 }
 
+/// The running agent answers, and is ready.
+pub(crate) fn assert_healthy(worker: &Worker) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let readiness = runtime.block_on(client::health(&worker.control_socket())).unwrap();
+    assert!(readiness.ready, "{readiness:?}");
+}
+
 /// Polls until `find` finds something.
 pub(crate) fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
