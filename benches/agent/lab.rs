@@ -39,7 +39,7 @@ impl Lab {
         let directory = TempDir::with_prefix_in("bench-", env!("CARGO_TARGET_TMPDIR"))?;
         let data = directory.path().join("ca");
         run(Command::new(&ca).arg("init").arg("--data-dir").arg(&data))?;
-        let root = find_root(&data)?;
+        let root = data.join("authority/root.crt");
         let port = free_port()?;
         let mut ca_process = Process::start(
             Command::new(&ca).arg("serve").arg("--data-dir").arg(&data).args([
@@ -168,18 +168,6 @@ pub(crate) fn build_static_agent() -> Result<PathBuf> {
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no build directory")?;
     Ok(directory.join(target).join("release/crank-agent"))
-}
-
-/// The CA's root: the one certificate in its data directory that is named so.
-fn find_root(data: &Path) -> Result<PathBuf> {
-    for entry in fs::read_dir(data)? {
-        let path = entry?.path();
-        let named_root = path.file_name().is_some_and(|name| name.to_string_lossy().contains("root"));
-        if named_root && fs::read_to_string(&path).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")) {
-            return Ok(path);
-        }
-    }
-    Err(format!("no root certificate in {}", data.display()).into())
 }
 
 fn free_port() -> Result<u16> {
