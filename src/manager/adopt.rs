@@ -53,11 +53,13 @@ impl<I: Issuer> CertificateManager<I> {
         let whole = record.is_some() && matches!(origin, Origin::Generation(_));
         let record =
             record.unwrap_or_else(|| RenewalRecord { jitter: Jitter::draw(), installed_at: bundle.not_before() });
-        if whole {
+        let ready = if whole { self.check_writable().await } else { self.write(Arc::clone(&bundle), record).await };
+        if whole && ready.is_ok() {
             // What an agent before this one superseded, and had no time to remove.
             self.sweep_later(Duration::ZERO);
-        } else if let Err(error) = self.write(Arc::clone(&bundle), record).await {
-            // It stays usable as it is; the next check tries again.
+        }
+        if let Err(error) = ready {
+            // It stays usable as it is; its successor will need the disk.
             let error = EventError::new(error.kind(), &error_chain(&error));
             self.emit(CertificateEvent::PublishFailed, correlation_id, None, Some(error));
         }

@@ -141,6 +141,8 @@ impl<I: Issuer> CertificateManager<I> {
     }
 
     async fn obtain_as(&mut self, correlation_id: &str) -> Result<CertificateBundle, AttemptError> {
+        // A certificate that the disk does not take may have cost a token of one use.
+        self.check_writable().await?;
         let order = match self.unanswered.take() {
             Some(order) => order,
             None => self.new_order(correlation_id).await?,

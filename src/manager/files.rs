@@ -24,6 +24,12 @@ impl<I: Issuer> CertificateManager<I> {
         Ok(())
     }
 
+    /// Whether a certificate could be published now.
+    pub(super) async fn check_writable(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.on_disk(move |store| store.check_writable(now)).await
+    }
+
     pub(super) async fn load(&self) -> Result<Option<Published>, StoreError> {
         self.on_disk(Store::load).await
     }

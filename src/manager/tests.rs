@@ -199,6 +199,22 @@ async fn what_the_disk_does_not_take_is_written_later_without_asking_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_ca_is_not_asked_for_what_the_disk_would_not_take() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    // A directory where a link belongs: it is not removed, and no publication gets through.
+    let obstacle = world.directory.path().join("certs/client.key");
+    std::fs::remove_file(&obstacle).unwrap();
+    std::fs::create_dir(&obstacle).unwrap();
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::PublishFailed, 5).await;
+    assert_eq!(world.shared.csrs.lock().unwrap().len(), 1);
+    std::fs::remove_dir(&obstacle).unwrap();
+    world.until(Event::CertRenewed, 1).await;
+    assert_eq!(world.shared.csrs.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_removed_by_someone_is_put_back_at_the_next_check() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
