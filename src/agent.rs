@@ -1,5 +1,6 @@
 //! Owns the composition of the agent: the only place where its parts are wired.
 
+mod control;
 mod life;
 mod readiness;
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use super::control::ControlSocket;
 use super::readiness::DiskReadiness;
 use super::{AgentError, Shared};
 use crate::config::{CaTrust, Config};
-use crate::control::{ControlError, ControlServer, ControlState, RenewRequest, SOCKET_MODE};
+use crate::control::{ControlState, RenewRequest};
 use crate::issuer::crank::CrankIssuer;
 use crate::manager::{CertificateManager, CertificateUnavailableError, Command, ManagerHandle};
 use crate::printable::error_chain;
@@ -28,7 +29,7 @@ pub(super) struct Life {
     manager: CertificateManager,
     handle: ManagerHandle,
     server: Option<Server>,
-    control: Option<ControlServer>,
+    control: ControlSocket,
     readiness: Arc<DiskReadiness>,
     watched: BTreeSet<PathBuf>,
 }
@@ -71,15 +72,7 @@ impl Life {
                 Some(Server::bind(server.listen, sources).await?)
             }
         };
-        let control = match ControlServer::bind(&config.control_socket, SOCKET_MODE) {
-            Ok(control) => Some(control),
-            // A volume without room or right for a socket may hold a certificate that is good all the same.
-            Err(error @ ControlError::Io { .. }) => {
-                tracing::error!(error = %error_chain(&error), "status, health and renew will find no agent");
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let control = ControlSocket::bind(config)?;
         let mut watched = store.watched_paths();
         watched.insert(shared.arguments.config_file().to_owned());
         watched.extend(credential_files(config));
@@ -107,23 +100,21 @@ impl Life {
                 Ok::<(), Infallible>(())
             });
         }
-        if let Some(control) = control {
-            let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
-            let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
-            let token = all.clone();
-            tasks.spawn("control", async move {
-                control.run(state, token).await;
-                Ok::<(), Infallible>(())
-            });
-            let told = handle.clone();
-            tasks.spawn("renewals", async move {
-                // Ends with the control task, which holds the sender.
-                while let Some(request) = renewals.recv().await {
-                    note(told.tell(Command::Renew(Some(request.reply))));
-                }
-                Ok::<(), Infallible>(())
-            });
-        }
+        let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
+        let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
+        let token = all.clone();
+        tasks.spawn("control", async move {
+            control.run(state, token).await;
+            Ok::<(), Infallible>(())
+        });
+        let told = handle.clone();
+        tasks.spawn("renewals", async move {
+            // Ends with the control task, which holds the sender.
+            while let Some(request) = renewals.recv().await {
+                note(told.tell(Command::Renew(Some(request.reply))));
+            }
+            Ok::<(), Infallible>(())
+        });
         let (status, metrics, clock, token) =
             (handle.status(), shared.metrics.clone(), Arc::clone(&shared.clock), all.clone());
         tasks.spawn("metrics", async move {
