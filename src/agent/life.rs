@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::control::ControlSocket;
 use super::readiness::DiskReadiness;
 use super::{AgentError, Shared};
-use crate::config::{CaTrust, Config};
+use crate::config::{Arguments, CaTrust, Config};
 use crate::control::{ControlState, RenewRequest};
 use crate::issuer::crank::CrankIssuer;
 use crate::manager::{CertificateManager, CertificateUnavailableError, Command, ManagerHandle};
@@ -74,7 +74,7 @@ impl Life {
         };
         let control = ControlSocket::bind(config)?;
         let mut watched = store.watched_paths();
-        watched.insert(shared.arguments.config_file().to_owned());
+        watched.extend(config_file(&shared.arguments));
         watched.extend(credential_files(config));
         Ok(Self { config: config.clone(), manager, handle, server, control, readiness, watched })
     }
@@ -261,6 +261,13 @@ async fn hear(signals: &mut Signals, files: &mut Files) -> Heard {
 
 fn unwatched(error: &WatchError) {
     tracing::warn!(error = %error_chain(error), "files are looked at now and then instead");
+}
+
+/// The configuration file, if its directory is there. To wait for that directory is to wake up with every program that
+/// opens a file in its parent, which is `/etc`; SIGHUP reads a file that came with its directory.
+fn config_file(arguments: &Arguments) -> Option<PathBuf> {
+    let path = std::path::absolute(arguments.config_file()).ok()?;
+    path.parent()?.is_dir().then_some(path)
 }
 
 fn credential_files(config: &Config) -> impl Iterator<Item = PathBuf> {
