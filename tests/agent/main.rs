@@ -1,8 +1,10 @@
 //! The agent as a process, against a real crank-ca as another, and against a CA that lies.
 
 #![cfg(feature = "ca")]
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
+mod adoption;
+mod foreign;
 mod kills;
 mod liar;
 mod lost_reply;
