@@ -69,8 +69,9 @@ impl Lab {
 
     /// The kind of file system that certificates are written to.
     pub(crate) fn filesystem(&self) -> String {
-        let output = Command::new("stat").args(["--file-system", "--format", "%T"]).arg(self.directory.path()).output();
-        output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let output = Command::new("df").arg("--output=fstype").arg(self.directory.path()).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        text.lines().nth(1).unwrap_or("unknown").trim().to_owned()
     }
 
     /// From starting `crank-agent init` in an empty directory to its end, with the files on disk.
