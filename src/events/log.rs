@@ -17,6 +17,7 @@ use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{DefaultFields, JsonFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, reload};
 
 use super::{EventRecord, Severity};
 use crate::clock::Clock;
@@ -29,7 +30,15 @@ use line::{JsonLine, PrettyLine};
 #[derive(Debug)]
 pub struct LogGuard {
     dropped: ErrorCounter,
+    control: LogControl,
     _worker: WorkerGuard,
+}
+
+/// Changes what the log of the process admits while it runs.
+#[derive(Debug, Clone)]
+pub struct LogControl {
+    format: LogFormat,
+    filter: reload::Handle<EnvFilter, Registry>,
 }
 
 impl LogGuard {
@@ -37,6 +46,27 @@ impl LogGuard {
     #[must_use]
     pub fn dropped_lines(&self) -> usize {
         self.dropped.dropped_lines()
+    }
+
+    /// Changes what this log admits.
+    #[must_use]
+    pub fn control(&self) -> LogControl {
+        self.control.clone()
+    }
+}
+
+impl LogControl {
+    /// Puts the filter of `config` in force. Another format needs a new start, and is said to.
+    ///
+    /// # Errors
+    /// When the filter does not parse; the old one stays.
+    pub fn apply(&self, config: &LogConfig) -> Result<(), LogError> {
+        // An error would mean that the log is closed: then there is nothing to change.
+        let _ = self.filter.reload(parse_filter(&config.filter)?);
+        if config.format != self.format {
+            tracing::warn!("log.format has changed; it is in force from the next start");
+        }
+        Ok(())
     }
 }
 
@@ -75,9 +105,11 @@ pub fn init(config: &LogConfig, clock: Arc<dyn Clock>) -> Result<LogGuard, LogEr
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
     let (writer, worker) = queue.finish(output);
     let dropped = writer.error_counter();
+    let (filter, handle) = reload::Layer::new(filter);
+    let control = LogControl { format: config.format, filter: handle };
     let dispatch = dispatch(style, filter, clock, writer);
     tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogError::AlreadyOpen)?;
-    Ok(LogGuard { dropped, _worker: worker })
+    Ok(LogGuard { dropped, control, _worker: worker })
 }
 
 /// Checks a filter without using it.
@@ -130,7 +162,7 @@ struct Leveled<'a> {
     record: &'a EventRecord,
 }
 
-fn dispatch<W>(style: Style, filter: EnvFilter, clock: Arc<dyn Clock>, writer: W) -> Dispatch
+fn dispatch<W>(style: Style, filter: reload::Layer<EnvFilter, Registry>, clock: Arc<dyn Clock>, writer: W) -> Dispatch
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

@@ -40,7 +40,8 @@ impl Write for Sink {
 fn logged(style: Style, filter: &str, act: impl FnOnce()) -> String {
     let sink = Sink::default();
     let for_writer = sink.clone();
-    let dispatch = dispatch(style, parse_filter(filter).unwrap(), Arc::new(FixedClock), move || for_writer.clone());
+    let (filter, _handle) = reload::Layer::new(parse_filter(filter).unwrap());
+    let dispatch = dispatch(style, filter, Arc::new(FixedClock), move || for_writer.clone());
     tracing::dispatcher::with_default(&dispatch, act);
     let bytes = sink.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
@@ -164,4 +165,27 @@ fn hostile() -> impl Strategy<Value = String> {
             .prop_map(str::to_owned),
     ];
     prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn another_filter_is_in_force_at_once_and_a_bad_one_changes_nothing() {
+    let sink = Sink::default();
+    let for_writer = sink.clone();
+    let (filter, handle) = reload::Layer::new(parse_filter("info").unwrap());
+    let dispatch = dispatch(Style::Plain, filter, Arc::new(FixedClock), move || for_writer.clone());
+    let control = LogControl { format: LogFormat::Pretty, filter: handle };
+    let config = |filter: &str| LogConfig { format: LogFormat::Pretty, filter: filter.to_owned() };
+    tracing::dispatcher::with_default(&dispatch, || {
+        let say = |word: &str| tracing::debug!("{word}");
+        say("first");
+        control.apply(&config("debug")).unwrap();
+        say("second");
+        assert!(control.apply(&config("a=b=c")).is_err());
+        say("third");
+        control.apply(&config("warn")).unwrap();
+        say("fourth");
+    });
+    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    let words: Vec<&str> = text.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(words, ["second", "third"]);
 }
