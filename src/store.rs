@@ -245,6 +245,15 @@ impl Store {
         failure.map_or(Ok(next), Err)
     }
 
+    /// Lets another store of this process have the directory, though readers may still hold this one. Writing takes the
+    /// lock again.
+    pub fn release(&self) {
+        // Held only while something is being written: by someone who has not stopped, and needs the lock.
+        if let Ok(mut writer) = self.writer.try_lock() {
+            writer.lock = None;
+        }
+    }
+
     /// The paths that readers use, for a watcher.
     #[must_use]
     pub fn watched_paths(&self) -> BTreeSet<PathBuf> {

@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::socket::{ControlError, SocketFile};
@@ -26,7 +26,7 @@ use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 #[derive(Debug)]
 pub struct ControlServer {
     listener: UnixListener,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 impl ControlServer {
@@ -42,16 +42,20 @@ impl ControlServer {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Self { listener, _file: file })
+        Ok(Self { listener, file })
     }
 
-    /// Answers until `cancelled`. Connections that are open then are told so and closed.
+    /// Answers until `cancelled`, or until it notices, within a few minutes, that its file is gone, so that nobody can reach
+    /// it. Connections that are open then are told so and closed.
     pub async fn run(self, state: ControlState, cancelled: CancellationToken) {
-        let connection = Connection { state, checks: Arc::new(Semaphore::new(CHECK_LIMIT)), cancelled };
+        let connection =
+            Connection { state, checks: Arc::new(Semaphore::new(CHECK_LIMIT)), cancelled: cancelled.child_token() };
         let mut connections = JoinSet::new();
+        let mut look = interval(LOOK_INTERVAL);
         loop {
             let accepted = tokio::select! {
                 () = connection.cancelled.cancelled() => break,
+                _ = look.tick() => if self.file.is_ours() { continue } else { break },
                 Some(_) = connections.join_next() => continue,
                 accepted = self.listener.accept() => accepted,
             };
@@ -70,6 +74,7 @@ impl ControlServer {
                 }
             }
         }
+        connection.cancelled.cancel();
         // Each of them sees the cancellation; the deadline is for one whose caller does not read.
         let drain = async { while connections.join_next().await.is_some() {} };
         let _ = timeout(DRAIN_DEADLINE, drain).await;
@@ -220,6 +225,9 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(4);
 
 /// The wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the file of the socket is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_mins(5);
 
 /// How long open connections may take to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);

@@ -42,6 +42,16 @@ impl ControlError {
             Self::Io { .. } => "io",
         }
     }
+
+    /// Whether the volume cannot be written at present, rather than the setting being wrong.
+    #[must_use]
+    pub fn forbids_writing_only(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(
+            Errno::from_io_error(source),
+            Some(Errno::ROFS | Errno::NOSPC | Errno::DQUOT | Errno::ACCESS | Errno::PERM)
+        )
+    }
 }
 
 /// A socket file that is ours, removed on drop unless somebody else's has taken its place.
@@ -74,7 +84,8 @@ impl SocketFile {
         if file.is_ours() { Ok((file, socket)) } else { Err(ControlError::InUse(path.to_owned())) }
     }
 
-    fn is_ours(&self) -> bool {
+    /// Whether the file is still there, and leads here.
+    pub(super) fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity)
     }
 }
