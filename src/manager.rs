@@ -3,6 +3,8 @@
 mod adopt;
 mod attempt;
 mod files;
+mod handle;
+mod handover;
 mod report;
 
 use std::sync::Arc;
@@ -14,13 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::events::{CertificateEvent, EventBus, EventError, EventRecord};
-use crate::identity::{CertificateBundle, CertificateMetadata, KeyType, PrivateKey, RequestedIdentity};
+use crate::events::{CertificateEvent, EventBus, EventRecord};
+use crate::identity::{CertificateBundle, Checks, KeyType, PrivateKey, RequestedIdentity};
 use crate::issuer::Issuer;
 use crate::issuer::crank::CrankIssuer;
 use crate::schedule::{RenewReason, RenewalRecord, SLICE, Schedule, Step};
 use crate::status::AgentStatus;
 use crate::store::{Store, StoreError};
+
+use handle::Told;
+pub use handle::{Command, ManagerHandle, RenewOutcome};
+pub(crate) use handover::Handover;
 
 /// Keeps one worker's certificate: adopts what is on disk, obtains what is missing, renews in time, heals what others
 /// change. The driver of [`Schedule`].
@@ -39,9 +45,12 @@ pub struct CertificateManager<I = CrankIssuer> {
     unpublished: Option<Unpublished>,
     /// A certificate was there before, be it only an expired one.
     had_certificate: bool,
+    /// The start is over: from here on nothing but a stop ends the manager.
+    started: bool,
     sweep_at: Option<Duration>,
     waiters: Vec<oneshot::Sender<RenewOutcome>>,
     commands: mpsc::Receiver<Command>,
+    told: Arc<Told>,
     published: watch::Sender<Option<Arc<CertificateBundle>>>,
     status: watch::Sender<AgentStatus>,
 }
@@ -70,31 +79,9 @@ struct UnansweredOrder {
 
 #[derive(Debug)]
 struct Unpublished {
-    bundle: CertificateBundle,
+    bundle: Arc<CertificateBundle>,
     correlation_id: String,
 }
-
-/// Talks to a running manager.
-#[derive(Debug, Clone)]
-pub struct ManagerHandle {
-    commands: mpsc::Sender<Command>,
-    published: watch::Receiver<Option<Arc<CertificateBundle>>>,
-    status: watch::Receiver<AgentStatus>,
-}
-
-/// What a manager is told.
-#[derive(Debug)]
-pub enum Command {
-    /// Renew now; the outcome of the attempt goes to the sender, if there is one.
-    Renew(Option<oneshot::Sender<RenewOutcome>>),
-    /// Something in the certificate directory changed.
-    FilesChanged,
-    /// A token or root file changed.
-    CredentialsChanged,
-}
-
-/// How an attempt that was asked for ended: the new certificate, or why there is none.
-pub type RenewOutcome = Result<CertificateMetadata, EventError>;
 
 /// There is no valid certificate, and waiting longer is of no use or not wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +119,7 @@ impl<I: Issuer> CertificateManager<I> {
         events: EventBus,
     ) -> (Self, ManagerHandle) {
         let (commands_sender, commands) = mpsc::channel(COMMANDS);
+        let told = Arc::new(Told::default());
         let (published, published_receiver) = watch::channel(None);
         let status = report::first_status(config, issuer.url(), clock.now().wall);
         let (status, status_receiver) = watch::channel(status);
@@ -152,15 +140,16 @@ impl<I: Issuer> CertificateManager<I> {
             unanswered: None,
             unpublished: None,
             had_certificate: false,
+            started: false,
             sweep_at: None,
             waiters: Vec::new(),
             commands,
+            told: Arc::clone(&told),
             published,
             status,
         };
-        let handle =
-            ManagerHandle { commands: commands_sender, published: published_receiver, status: status_receiver };
-        (manager, handle)
+        let (published, status) = (published_receiver, status_receiver);
+        (manager, ManagerHandle { commands: commands_sender, told, published, status })
     }
 
     /// Calls `listener` for each `event`. It runs on the manager's task and must return quickly.
@@ -186,16 +175,25 @@ impl<I: Issuer> CertificateManager<I> {
     ///
     /// # Errors
     /// When there is no certificate at the start and none can be had. Never later.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), CertificateUnavailableError> {
-        match self.obtain_first(&stop).await {
-            Ok(_) => {}
-            Err(_) if stop.is_cancelled() => return Ok(()),
-            Err(error) => return Err(error),
+    pub async fn run(self, stop: CancellationToken) -> Result<(), CertificateUnavailableError> {
+        self.keep(stop).await.map(drop)
+    }
+
+    /// As [`run`](Self::run); returns what the next manager of the same worker goes on with.
+    pub(crate) async fn keep(mut self, stop: CancellationToken) -> Result<Handover, CertificateUnavailableError> {
+        if self.started {
+            self.adopt().await;
+        } else {
+            match self.obtain_first(&stop).await {
+                Ok(_) => self.started = true,
+                Err(_) if stop.is_cancelled() => {}
+                Err(error) => return Err(error),
+            }
         }
         while !stop.is_cancelled() {
             self.turn(&stop, None).await;
         }
-        Ok(())
+        Ok(self.hand_over())
     }
 
     async fn obtain_first(
@@ -234,7 +232,7 @@ impl<I: Issuer> CertificateManager<I> {
         let now = self.clock.now();
         match self.schedule.step(now) {
             Step::Wait(wait) => self.wait(wait, deadline, stop).await,
-            Step::Renew(reason) => return self.attempt(reason).await.err(),
+            Step::Renew(reason) => return self.attempt(reason, deadline).await.err(),
             Step::Check => self.check().await,
             Step::ReportExpired => self.report_expiry(CertificateEvent::Expired),
             Step::ReportExpiring => self.report_expiry(CertificateEvent::ExpiringSoon),
@@ -251,13 +249,20 @@ impl<I: Issuer> CertificateManager<I> {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            Some(command) = self.commands.recv() => self.obey(command).await,
+            Some(command) = self.commands.recv() => {
+                self.obey(command).await;
+                // All that came meanwhile, so that two requests to renew are one renewal.
+                while let Ok(command) = self.commands.try_recv() {
+                    self.obey(command).await;
+                }
+            }
             () = tokio::time::sleep(sleep) => {}
         }
         self.sweep_if_due().await;
     }
 
     async fn obey(&mut self, command: Command) {
+        self.told.take(&command);
         match command {
             Command::Renew(waiter) => {
                 self.waiters.extend(waiter);
@@ -271,28 +276,14 @@ impl<I: Issuer> CertificateManager<I> {
         }
     }
 
+    /// The checks on a certificate, as of now.
+    fn checks(&self) -> Checks<'_> {
+        let Settings { identity, allowed_skew, .. } = &self.settings;
+        Checks { identity, now: self.wall(), allowed_skew: *allowed_skew }
+    }
+
     fn wall(&self) -> OffsetDateTime {
         self.clock.now().wall
-    }
-}
-
-impl ManagerHandle {
-    /// The certificate in force, and its successors.
-    #[must_use]
-    pub fn published(&self) -> watch::Receiver<Option<Arc<CertificateBundle>>> {
-        self.published.clone()
-    }
-
-    /// The status, and its successors.
-    #[must_use]
-    pub fn status(&self) -> watch::Receiver<AgentStatus> {
-        self.status.clone()
-    }
-
-    /// Tells the manager something. `false` when it has stopped, or has more than it can take.
-    #[must_use]
-    pub fn tell(&self, command: Command) -> bool {
-        self.commands.try_send(command).is_ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod renewal;
+mod step;
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::clock::Now;
 
 use backoff::BackOff;
 pub use renewal::{Fraction, Jitter, RenewalRecord, ScheduleError, Timing, Validity};
+pub use step::{Failure, RenewReason, Step};
 
 /// Decides what is to be done next. It reads no clock, draws no random number and performs nothing: the manager does.
 #[derive(Debug)]
@@ -25,6 +27,12 @@ pub struct Schedule {
     last_check: Option<Duration>,
     /// A check that was asked for before the next regular one.
     check_at: Option<Duration>,
+    /// The least time between a check and one that is asked for.
+    check_pause: Duration,
+    /// When a check last found files changed by someone else.
+    last_change: Option<Duration>,
+    /// When a wait was last cut short because something changed.
+    last_hurry: Option<Duration>,
     last_step: Option<Now>,
 }
 
@@ -35,52 +43,6 @@ struct Tracked {
     record: RenewalRecord,
     warned: bool,
     expired: bool,
-}
-
-/// What is to be done now. Ask again after doing it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Step {
-    /// The wall clock was set by this many seconds (positive: forward).
-    ClockStepped(f64),
-    /// The machine slept for about this long.
-    Suspended(Duration),
-    /// The certificate has expired: say so, once.
-    ReportExpired,
-    /// The certificate has little time left: say so, once.
-    ReportExpiring,
-    /// Compare the files with what was published; observe metrics.
-    Check,
-    /// Obtain a certificate.
-    Renew(RenewReason),
-    /// Nothing before this has passed. Sleep in slices of at most [`SLICE`] and ask again after each, so that a clock
-    /// step or a suspend is noticed.
-    Wait(Duration),
-}
-
-/// Why a certificate is to be obtained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RenewReason {
-    /// There is none.
-    Missing,
-    /// It has expired.
-    Expired,
-    /// Its renewal instant has come.
-    Due,
-    /// An operator asked (`renew`, SIGUSR1).
-    Operator,
-    /// The certificate in force is not what the configuration asks for now.
-    Changed,
-}
-
-/// How an attempt failed, as far as the next one depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// The CA did not answer, or the disk did not take the result: back-off.
-    Transient,
-    /// The CA asked to wait at least this long.
-    RateLimited(Duration),
-    /// The CA refused, its reply was not fit, or our credential is: slowly, until something changes.
-    Refused,
 }
 
 impl Schedule {
@@ -97,6 +59,9 @@ impl Schedule {
             last_failure: None,
             last_check: None,
             check_at: None,
+            check_pause: CHECK_PAUSE,
+            last_change: None,
+            last_hurry: None,
             last_step: None,
         }
     }
@@ -142,22 +107,62 @@ impl Schedule {
         self.requested = Some(reason);
     }
 
+    /// No longer asks for an attempt for `reason`: what it was for has passed.
+    pub fn withdraw(&mut self, reason: RenewReason) {
+        self.requested.take_if(|requested| *requested == reason);
+    }
+
     /// A token or root file changed: what failed may now be granted.
     pub fn credential_changed(&mut self, now: Now) {
-        if matches!(self.last_failure, Some(Failure::Refused | Failure::Transient)) {
-            self.not_before = self.not_before.min(now.boot.saturating_add(CREDENTIAL_SETTLE));
+        self.hurry(now, CREDENTIAL_SETTLE);
+    }
+
+    /// Other settings are in force from here on: what failed may now succeed.
+    pub fn reconfigure(&mut self, timing: Timing, now: Now) {
+        if timing.max_back_off != self.timing.max_back_off {
+            self.back_off = BackOff::new(timing.max_back_off);
+        }
+        self.timing = timing;
+        self.hurry(now, Duration::ZERO);
+    }
+
+    /// Cuts the wait after a failure short, but not twice within the minimum interval: files and settings that change all
+    /// the time are no reason to ask a CA all the time.
+    fn hurry(&mut self, now: Now, settle: Duration) {
+        if !matches!(self.last_failure, Some(Failure::Refused | Failure::Transient)) {
+            return;
+        }
+        let earliest = self.last_hurry.map_or(Duration::ZERO, |last| last.saturating_add(self.timing.min_interval));
+        let at = now.boot.saturating_add(settle).max(earliest);
+        if at < self.not_before {
+            self.not_before = at;
+            self.last_hurry = Some(at);
         }
     }
 
-    /// Asks for a check: at once, or a second after the last one, so that a fight over a file is a slow one.
+    /// Asks for a check: at once, or some time after the last one, so that a fight over a file is a slow one.
     pub fn request_check(&mut self, now: Now) {
-        let earliest = self.last_check.map_or(now.boot, |last| last.saturating_add(CHECK_PAUSE));
+        let earliest = self.last_check.map_or(now.boot, |last| last.saturating_add(self.check_pause));
         self.check_at = Some(earliest.max(now.boot));
+    }
+
+    /// A check found files changed. When that happens time after time, the checks that are asked for come ever more
+    /// slowly.
+    pub fn found_changed(&mut self, now: Now) {
+        let again = self.last_change.is_some_and(|last| now.boot.saturating_sub(last) < CALM);
+        self.check_pause = if again { (self.check_pause * 2).min(SLICE) } else { CHECK_PAUSE };
+        self.last_change = Some(now.boot);
     }
 
     /// Asks for a check within `wait`.
     pub fn request_check_within(&mut self, now: Now, wait: Duration) {
         self.check_at = Some(now.boot.saturating_add(wait));
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// How long no attempt is made, unless an operator asks.
@@ -294,8 +299,11 @@ pub const SLICE: Duration = Duration::from_secs(30);
 /// The shortest wait: whatever the clocks say, the loop does not run hot.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 
-/// The least time between two checks.
+/// The least time between two checks while nobody fights over the files.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Changes that are less apart are a fight.
+const CALM: Duration = Duration::from_mins(1);
 
 /// Certificates that live minutes are not checked more often.
 const SHORTEST_CHECK: Duration = Duration::from_secs(30);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CertificateManager, Current};
+use super::{CertificateManager, Current, Unpublished};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
-use crate::identity::{CertificateBundle, CheckError, Checks, verify_certificate_chain};
+use crate::identity::{CertificateBundle, CheckError, verify_certificate_chain};
 use crate::issuer::Issuer;
 use crate::printable::error_chain;
 use crate::schedule::{Jitter, RenewReason, RenewalRecord, Validity};
@@ -15,24 +15,72 @@ impl<I: Issuer> CertificateManager<I> {
     /// Takes over a valid certificate that is on disk without asking the CA. One with other names than are configured
     /// now serves until its successor is there, which is asked for at once.
     pub(super) async fn adopt(&mut self) {
+        // What an earlier run left is removed in its time.
+        self.sweep_later(Duration::ZERO);
+        let inherited = self.current.take();
         let correlation_id = new_correlation_id();
-        let published = match self.load().await {
-            Ok(Some(published)) => published,
-            Ok(None) => return,
+        match self.load().await {
+            Ok(Some(published)) => match &inherited {
+                Some(current) if current.bundle.leaf_digest() == published.bundle.leaf_digest() => {
+                    return self.go_on_with(current.clone()).await;
+                }
+                _ => self.examine(published, &correlation_id).await,
+            },
+            Ok(None) => {}
             Err(error) => {
                 let error = EventError::new(error.kind(), &error_chain(&error));
                 self.emit(CertificateEvent::ValidationFailed, &correlation_id, None, Some(error));
-                return;
             }
-        };
+        }
+        if let (None, Some(inherited)) = (&self.current, inherited) {
+            self.carry_over(inherited, &correlation_id).await;
+        }
+    }
+
+    /// The certificate on disk is the one that this agent had before its configuration changed: no news.
+    async fn go_on_with(&mut self, current: Current) {
+        let fits = self.checks().check(&current.bundle);
+        self.install(current);
+        if fits.is_err_and(|error| error.still_usable()) {
+            self.schedule.request(RenewReason::Changed);
+        }
+        self.refresh_roots().await;
+    }
+
+    /// The configuration names another directory: the certificate in force goes there.
+    async fn carry_over(&mut self, inherited: Current, correlation_id: &str) {
+        let Current { bundle, record } = inherited;
+        match self.checks().check(&bundle) {
+            Ok(()) => {}
+            Err(error) if error.still_usable() => self.schedule.request(RenewReason::Changed),
+            // Expired, mostly: the schedule knows, and another is asked for.
+            Err(_) => return,
+        }
+        let written = self.write(Arc::clone(&bundle), record).await;
+        self.install(Current { bundle: Arc::clone(&bundle), record });
+        let certificate = self.metadata();
+        match written {
+            Ok(()) => {
+                self.emit(CertificateEvent::CertAdopted, correlation_id, certificate, None);
+                self.refresh_roots().await;
+            }
+            Err(error) => {
+                let error = EventError::new(error.kind(), &error_chain(&error));
+                self.emit(CertificateEvent::PublishFailed, correlation_id, certificate, Some(error));
+                // Written by the next attempt, which then does not ask the CA.
+                self.unpublished = Some(Unpublished { bundle, correlation_id: correlation_id.to_owned() });
+                self.schedule.request(RenewReason::Changed);
+            }
+        }
+    }
+
+    async fn examine(&mut self, published: Published, correlation_id: &str) {
         self.had_certificate = true;
-        let now = self.wall();
-        let checks = Checks { identity: &self.settings.identity, now, allowed_skew: self.settings.allowed_skew };
-        match checks.check(&published.bundle) {
-            Ok(()) => self.take_over(published, &correlation_id).await,
+        match self.checks().check(&published.bundle) {
+            Ok(()) => self.take_over(published, correlation_id).await,
             Err(error) if error.still_usable() => {
                 tracing::info!(error = %error, "the certificate on disk will be replaced");
-                self.take_over(published, &correlation_id).await;
+                self.take_over(published, correlation_id).await;
                 self.schedule.request(RenewReason::Changed);
             }
             Err(error) => {
@@ -40,9 +88,9 @@ impl<I: Issuer> CertificateManager<I> {
                     CheckError::Expired { .. } => CertificateEvent::Expired,
                     _ => CertificateEvent::ValidationFailed,
                 };
-                let metadata = published.bundle.metadata(now);
+                let metadata = published.bundle.metadata(self.wall());
                 let error = EventError::new(error.kind(), &format!("on disk: {}", error_chain(&error)));
-                self.emit(event, &correlation_id, Some(metadata), Some(error));
+                self.emit(event, correlation_id, Some(metadata), Some(error));
             }
         }
     }
@@ -83,6 +131,10 @@ impl<I: Issuer> CertificateManager<I> {
             }
         };
         if roots == current.bundle.roots() {
+            // They may have been others for a while.
+            if self.checks().check(&current.bundle).is_ok() {
+                self.schedule.withdraw(RenewReason::Changed);
+            }
             return;
         }
         if let Err(error) = verify_certificate_chain(current.bundle.chain(), &roots, self.wall()) {

@@ -1,12 +1,13 @@
 //! Owns one attempt to obtain a certificate: key, CSR, CA, checks, publication.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{CertificateManager, CertificateUnavailableError, Current, NO_ANSWER, UnansweredOrder, Unpublished};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
 use crate::identity::csr::CsrError;
-use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, Checks, KeyError, PrivateKey, generate_csr};
-use crate::issuer::{IssueError, IssueErrorKind, Issuer, Order};
+use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, KeyError, PrivateKey, generate_csr};
+use crate::issuer::{IssueError, IssueErrorKind, Issued, Issuer, Order};
 use crate::printable::error_chain;
 use crate::schedule::{Failure, Jitter, RenewReason, RenewalRecord, Validity};
 use crate::status::LastAttempt;
@@ -23,6 +24,8 @@ pub(super) enum AttemptError {
     Issue(#[from] IssueError),
     #[error("the CA returned a certificate that is not fit")]
     Check(#[from] CheckError),
+    #[error("the CA was not asked, as its certificate could not be written")]
+    Unwritable(#[source] StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -34,7 +37,7 @@ impl AttemptError {
             Self::Csr(_) => "csr",
             Self::Issue(error) => error.kind(),
             Self::Check(error) => error.kind(),
-            Self::Store(error) => error.kind(),
+            Self::Unwritable(error) | Self::Store(error) => error.kind(),
         }
     }
 
@@ -48,7 +51,7 @@ impl AttemptError {
             },
             Self::Key(_) | Self::Csr(_) => CertificateEvent::CsrFailed,
             Self::Check(_) => CertificateEvent::ValidationFailed,
-            Self::Store(_) => CertificateEvent::PublishFailed,
+            Self::Unwritable(_) | Self::Store(_) => CertificateEvent::PublishFailed,
         }
     }
 
@@ -65,7 +68,7 @@ impl AttemptError {
                 }
             },
             Self::Key(_) | Self::Csr(_) | Self::Check(_) => Failure::Refused,
-            Self::Store(_) => Failure::Transient,
+            Self::Unwritable(_) | Self::Store(_) => Failure::Transient,
         }
     }
 
@@ -76,7 +79,8 @@ impl AttemptError {
                 error.kind,
                 IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) | IssueErrorKind::Credential
             ),
-            Self::Key(_) | Self::Csr(_) | Self::Check(_) => true,
+            Self::Key(_) | Self::Csr(_) | Self::Check(_) | Self::Unwritable(_) => true,
+            // The certificate is there, and its token is spent.
             Self::Store(_) => false,
         }
     }
@@ -99,7 +103,7 @@ impl AttemptError {
             },
             Self::Check(_) => "nothing was installed; check the CA, its clock and this machine's",
             Self::Key(_) | Self::Csr(_) => "check identity.key_type and identity.names",
-            Self::Store(_) => "check the volume of the certificate directory: space, mode, owner",
+            Self::Unwritable(_) | Self::Store(_) => "check the volume of the certificate directory: space, mode, owner",
         }
     }
 }
@@ -110,14 +114,19 @@ fn leaves_open(kind: IssueErrorKind) -> bool {
 }
 
 impl<I: Issuer> CertificateManager<I> {
-    /// Obtains a certificate and publishes it; on failure the schedule knows when to try again.
-    pub(super) async fn attempt(&mut self, reason: RenewReason) -> Result<(), AttemptError> {
+    /// Obtains a certificate and publishes it; on failure the schedule knows when to try again. With a `deadline` (by time
+    /// since boot), the CA has until then to answer.
+    pub(super) async fn attempt(
+        &mut self,
+        reason: RenewReason,
+        deadline: Option<Duration>,
+    ) -> Result<(), AttemptError> {
         tracing::debug!(?reason, "obtaining a certificate");
         // What waited for the disk until it expired is of no use.
         let now = self.wall();
         let unpublished = match self.unpublished.take_if(|waiting| now < waiting.bundle.not_after()) {
             Some(unpublished) => Ok(unpublished),
-            None => self.obtain().await,
+            None => self.obtain(deadline).await,
         };
         let outcome = match unpublished {
             Ok(unpublished) => {
@@ -132,17 +141,21 @@ impl<I: Issuer> CertificateManager<I> {
     }
 
     /// From key to checked bundle. The correlation id comes back in either case.
-    async fn obtain(&mut self) -> Result<Unpublished, (AttemptError, String)> {
+    async fn obtain(&mut self, deadline: Option<Duration>) -> Result<Unpublished, (AttemptError, String)> {
         let correlation_id = new_correlation_id();
-        match self.obtain_as(&correlation_id).await {
-            Ok(bundle) => Ok(Unpublished { bundle, correlation_id }),
+        match self.obtain_as(&correlation_id, deadline).await {
+            Ok(bundle) => Ok(Unpublished { bundle: Arc::new(bundle), correlation_id }),
             Err(error) => Err((error, correlation_id)),
         }
     }
 
-    async fn obtain_as(&mut self, correlation_id: &str) -> Result<CertificateBundle, AttemptError> {
-        // A certificate that the disk does not take may have cost a token of one use.
-        self.check_writable().await?;
+    async fn obtain_as(
+        &mut self,
+        correlation_id: &str,
+        deadline: Option<Duration>,
+    ) -> Result<CertificateBundle, AttemptError> {
+        // A certificate that cannot be written would be lost, and with it a token for one use.
+        self.check_writable().await.map_err(AttemptError::Unwritable)?;
         let order = match self.unanswered.take() {
             Some(order) => order,
             None => self.new_order(correlation_id).await?,
@@ -152,16 +165,13 @@ impl<I: Issuer> CertificateManager<I> {
         let current = self.current.as_ref().map(|current| Arc::clone(&current.bundle));
         let current = current.filter(|bundle| now < bundle.not_after());
         self.emit(CertificateEvent::CsrSubmitted, correlation_id, None, None);
-        let issued = self
-            .issuer
-            .issue(&Order {
-                csr_pem: &order.csr_pem,
-                identity: &self.settings.identity,
-                correlation_id,
-                current: current.as_deref(),
-            })
-            .await;
-        let issued = match issued {
+        let request = Order {
+            csr_pem: &order.csr_pem,
+            identity: &self.settings.identity,
+            correlation_id,
+            current: current.as_deref(),
+        };
+        let issued = match self.issue(&request, deadline).await {
             Ok(issued) => issued,
             Err(error) => {
                 self.note_ca(error.clock_skew_seconds);
@@ -172,9 +182,17 @@ impl<I: Issuer> CertificateManager<I> {
             }
         };
         self.note_ca(issued.clock_skew_seconds);
-        let checks =
-            Checks { identity: &self.settings.identity, now: self.wall(), allowed_skew: self.settings.allowed_skew };
-        Ok(checks.accept(issued.chain, order.key, issued.roots)?)
+        Ok(self.checks().accept(issued.chain, order.key, issued.roots)?)
+    }
+
+    /// Asks the CA, whose own deadline may be later than `deadline`.
+    async fn issue(&self, order: &Order<'_>, deadline: Option<Duration>) -> Result<Issued, IssueError> {
+        let left = deadline.map(|deadline| deadline.saturating_sub(self.clock.now().boot).max(LEAST_PATIENCE));
+        let answer = tokio::time::timeout(left.unwrap_or(Duration::MAX), self.issuer.issue(order)).await;
+        answer.unwrap_or_else(|_| {
+            let message = format!("CA {} gave no answer in the time to wait for it at the start", self.issuer.url());
+            Err(IssueError::new(IssueErrorKind::Unavailable, message))
+        })
     }
 
     /// A fresh key for every certificate. RSA takes seconds: off the async thread.
@@ -195,13 +213,10 @@ impl<I: Issuer> CertificateManager<I> {
     /// Writes a checked bundle; kept for the next attempt when the disk does not take it.
     async fn publish(&mut self, unpublished: Unpublished) -> Result<CertificateMetadata, AttemptError> {
         let Unpublished { bundle, correlation_id } = unpublished;
-        let bundle = Arc::new(bundle);
         let record = RenewalRecord { jitter: Jitter::draw(), installed_at: self.wall() };
         let written = self.write(Arc::clone(&bundle), record).await;
         if let Err(error) = written {
-            if let Ok(bundle) = Arc::try_unwrap(bundle) {
-                self.unpublished = Some(Unpublished { bundle, correlation_id });
-            }
+            self.unpublished = Some(Unpublished { bundle, correlation_id });
             return Err(error.into());
         }
         let event = if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
@@ -259,3 +274,6 @@ impl<I: Issuer> CertificateManager<I> {
         }
     }
 }
+
+/// Even at the end of the time to wait at the start, a CA gets this long to answer.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);

@@ -41,6 +41,8 @@ impl<I: Issuer> CertificateManager<I> {
         if self.current.is_none() {
             return;
         }
+        // On some file systems no change of a root file is told.
+        self.refresh_roots().await;
         let changes = match self.on_disk(Store::verify).await {
             Ok(changes) => changes,
             Err(error) => {
@@ -52,6 +54,7 @@ impl<I: Issuer> CertificateManager<I> {
         if changes.is_empty() {
             return;
         }
+        self.schedule.found_changed(self.clock.now());
         let correlation_id = new_correlation_id();
         let list: Vec<String> = changes.iter().map(ToString::to_string).collect();
         let list = printable(&list.join(", "), FOREIGN_TEXT_LIMIT);
@@ -95,7 +98,7 @@ impl<I: Issuer> CertificateManager<I> {
         self.sweep_at = Some(self.clock.now().boot.saturating_add(wait));
     }
 
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {

@@ -27,12 +27,16 @@ struct Shared {
     csrs: Mutex<Vec<String>>,
     /// For each order, whether it came with a certificate.
     by_certificate: Mutex<Vec<bool>>,
+    /// While true, orders get no answer.
+    silent: watch::Sender<bool>,
 }
 
 impl Issuer for FakeIssuer {
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
         self.shared.csrs.lock().unwrap().push(order.csr_pem.to_owned());
         self.shared.by_certificate.lock().unwrap().push(order.current.is_some());
+        let mut silent = self.shared.silent.subscribe();
+        drop(silent.wait_for(|silent| !silent).await);
         if let Some(kind) = *self.shared.failure.lock().unwrap() {
             return Err(IssueError::new(kind, "test"));
         }
@@ -60,7 +64,7 @@ struct World {
     events: Arc<Mutex<Vec<EventRecord>>>,
     handle: ManagerHandle,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<Result<(), CertificateUnavailableError>>,
+    task: tokio::task::JoinHandle<Result<Handover, CertificateUnavailableError>>,
 }
 
 impl World {
@@ -70,20 +74,45 @@ impl World {
 
     fn with(change: impl FnOnce(&mut Config), failure: Option<IssueErrorKind>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut config = config(directory.path());
-        change(&mut config);
         let clock = Arc::new(TestClock::at(START));
         let shared = Arc::new(Shared { failure: Mutex::new(failure), ..Shared::default() });
+        Self::begin(directory, change, clock, shared, Arc::default(), None)
+    }
+
+    fn begin(
+        directory: tempfile::TempDir,
+        change: impl FnOnce(&mut Config),
+        clock: Arc<TestClock>,
+        shared: Arc<Shared>,
+        events: Arc<Mutex<Vec<EventRecord>>>,
+        before: Option<Handover>,
+    ) -> Self {
+        let mut config = config(directory.path());
+        change(&mut config);
         let issuer = FakeIssuer { ca: TestCa::new(), clock: Arc::clone(&clock), shared: Arc::clone(&shared) };
         let bus = EventBus::default();
-        let events: Arc<Mutex<Vec<EventRecord>>> = Arc::default();
         let sink = Arc::clone(&events);
         bus.subscribe(move |record| sink.lock().unwrap().push(record.clone()));
         let store = Arc::new(Store::open(&config.files).unwrap());
-        let (manager, handle) = CertificateManager::new(&config, issuer, store, Arc::<TestClock>::clone(&clock), bus);
+        let (mut manager, handle) =
+            CertificateManager::new(&config, issuer, store, Arc::<TestClock>::clone(&clock), bus);
+        if let Some(before) = before {
+            manager = manager.after(before);
+        }
         let stop = CancellationToken::new();
-        let task = tokio::spawn(manager.run(stop.clone()));
+        let task = tokio::spawn(manager.keep(stop.clone()));
         Self { directory, clock, shared, events, handle, stop, task }
+    }
+
+    /// The configuration changes: the next manager goes on where this one stops.
+    async fn reconfigured(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.stop.cancel();
+        let before = self.task.await.unwrap().unwrap();
+        Self::begin(self.directory, change, self.clock, self.shared, self.events, Some(before))
+    }
+
+    fn orders(&self) -> usize {
+        self.shared.csrs.lock().unwrap().len()
     }
 
     fn fail(&self, failure: Option<IssueErrorKind>) {
@@ -262,7 +291,7 @@ async fn it_stops_when_told() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
     world.stop.cancel();
-    assert_eq!(world.task.await.unwrap(), Ok(()));
+    assert!(world.task.await.unwrap().is_ok());
     assert!(!world.handle.tell(Command::Renew(None)));
 }
 
@@ -276,3 +305,124 @@ async fn a_ca_whose_clock_is_off_is_told_and_shown() {
     assert_eq!(world.count(Event::ClockSkew), 1);
     assert_eq!(world.handle.status().borrow().ca.clock_skew_seconds, Some(-90.0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_to_renew_during_an_attempt_are_one_more_attempt() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    world.shared.silent.send_replace(true);
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::CsrSubmitted, 2).await;
+    let (first, outcome) = oneshot::channel();
+    let (second, other_outcome) = oneshot::channel();
+    for command in [Command::Renew(None), Command::Renew(Some(first)), Command::Renew(Some(second))] {
+        assert!(world.handle.tell(command));
+    }
+    // However many there are of those that nobody waits for, there is room for the others.
+    for _ in 0..1_000 {
+        for command in [Command::Renew(None), Command::FilesChanged, Command::CredentialsChanged] {
+            assert!(world.handle.tell(command));
+        }
+    }
+    world.shared.silent.send_replace(false);
+    let renewed = outcome.await.unwrap().unwrap();
+    assert_eq!(other_outcome.await.unwrap().unwrap(), renewed);
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!((world.orders(), world.count(Event::CertRenewed)), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_never_answers_does_not_prolong_the_start() {
+    let world = World::with(|config| config.ca.startup_wait = HOUR / 60, None);
+    world.shared.silent.send_replace(true);
+    let before = tokio::time::Instant::now();
+    let error = world.task.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, "ca_unavailable");
+    assert!((60.0..67.0).contains(&before.elapsed().as_secs_f64()), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_takes_no_certificate_is_noticed_before_the_ca_is_asked() {
+    let obstruct = |config: &mut Config| {
+        std::fs::create_dir_all(config.files.directory.join("client.crt")).unwrap();
+    };
+    let world = World::with(obstruct, None);
+    let before = tokio::time::Instant::now();
+    let error = world.task.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, "obstructed");
+    assert!(error.to_string().contains("client.crt is a directory"), "{error}");
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert_eq!(world.shared.csrs.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_waits_for_a_volume_that_takes_it() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let obstacle = world.directory.path().join("certs/client.crt");
+    std::fs::remove_file(&obstacle).unwrap();
+    std::fs::create_dir(&obstacle).unwrap();
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::PublishFailed, 3).await;
+    assert_eq!(world.orders(), 1);
+    std::fs::remove_dir(&obstacle).unwrap();
+    world.until(Event::CertRenewed, 1).await;
+    assert_eq!(world.orders(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fight_over_the_files_is_a_slow_one() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let key = world.directory.path().join("certs/client.key");
+    for _ in 0..20 * 60 {
+        let _ = std::fs::remove_file(&key);
+        assert!(world.handle.tell(Command::FilesChanged));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let healed = world.count(Event::FilesHealed);
+    assert!((10..40).contains(&healed), "{healed} in ten minutes");
+    // And when it is over, one loss is put right at once.
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    let healed = world.count(Event::FilesHealed);
+    std::fs::remove_file(&key).unwrap();
+    assert!(world.handle.tell(Command::FilesChanged));
+    let before = tokio::time::Instant::now();
+    world.until(Event::FilesHealed, healed + 1).await;
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_change_all_the_time_do_not_make_it_ask_all_the_time() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    world.fail(Some(IssueErrorKind::Refused));
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::CsrFailed, 1).await;
+    world.clock.suspend(HOUR * 11);
+    let asked = world.orders();
+    for _ in 0..5 * 600 {
+        assert!(world.handle.tell(Command::CredentialsChanged));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let made = world.orders() - asked;
+    assert!((30..=61).contains(&made), "{made} in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_left_is_removed() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::CertRenewed, 1).await;
+    world.stop.cancel();
+    drop(world.task.await.unwrap().unwrap());
+    let world = World::begin(world.directory, |_| {}, world.clock, world.shared, world.events, None);
+    world.until(Event::CertAdopted, 1).await;
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    let entries = std::fs::read_dir(world.directory.path().join("certs")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("..2")).count(), 1);
+}
+
+mod handover;

@@ -233,6 +233,52 @@ fn a_new_credential_ends_the_wait_after_a_refusal() {
 }
 
 #[test]
+fn credentials_that_change_again_and_again_hurry_no_more_than_once_in_the_minimum_interval() {
+    let timing = Timing::default();
+    let mut world = World::new(timing, DAY);
+    let half = Jitter::new(0.5).unwrap();
+    let mut hurried = Vec::new();
+    for _ in 0..5 {
+        world.schedule.failed(Failure::Refused, world.now, half);
+        world.schedule.credential_changed(world.now);
+        let wait = world.schedule.until_attempt(world.now);
+        world.pass(wait);
+        hurried.push(world.now.boot);
+    }
+    assert!(hurried.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) == timing.min_interval), "{hurried:?}");
+    // A CA that asked for patience gets it.
+    let asked = Duration::from_secs(90);
+    world.schedule.failed(Failure::RateLimited(asked), world.now, half);
+    world.schedule.credential_changed(world.now);
+    assert!(world.schedule.until_attempt(world.now) >= asked);
+}
+
+#[test]
+fn other_settings_are_in_force_at_once() {
+    let mut world = World::new(Timing::default(), DAY);
+    world.run(Duration::from_mins(1), |_| Ok(()));
+    let before = world.schedule.next_renewal().unwrap();
+    let early = Timing { renew_fraction: Fraction::new(0.1, 0.1).unwrap(), ..Timing::default() };
+    world.schedule.reconfigure(early, world.now);
+    assert!(world.schedule.next_renewal().unwrap() < before);
+    assert_eq!(world.schedule.timing(), early);
+    world.schedule.failed(Failure::Refused, world.now, Jitter::new(0.5).unwrap());
+    world.schedule.reconfigure(Timing::default(), world.now);
+    assert_eq!(world.schedule.until_attempt(world.now), Duration::ZERO);
+}
+
+#[test]
+fn what_is_no_longer_wanted_is_not_asked_for() {
+    let mut world = World::new(Timing::default(), DAY);
+    world.run(Duration::from_mins(1), |_| Ok(()));
+    world.schedule.request(RenewReason::Changed);
+    world.schedule.withdraw(RenewReason::Operator);
+    assert!(world.schedule.wanted(world.now).is_some());
+    world.schedule.withdraw(RenewReason::Changed);
+    assert_eq!(world.schedule.wanted(world.now), None);
+}
+
+#[test]
 fn a_refusal_leaves_time_for_another_try_before_a_short_certificate_expires() {
     let mut world = World::new(Timing::default(), Duration::from_mins(3));
     world.run(Duration::from_secs(1), |_| Ok(()));

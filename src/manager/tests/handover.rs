@@ -1,0 +1,74 @@
+//! A change of the configuration: one manager goes on where another stopped.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_configuration_loses_no_order_and_no_certificate() {
+    let world = World::with(|_| {}, Some(IssueErrorKind::Unavailable));
+    world.until(Event::CaUnavailable, 2).await;
+    let world = world.reconfigured(|config| config.allowed_skew = Duration::from_secs(7)).await;
+    world.fail(None);
+    world.until(Event::CertIssued, 1).await;
+    let csrs = world.shared.csrs.lock().unwrap().clone();
+    assert!(csrs.len() >= 3 && csrs.iter().all(|csr| *csr == csrs[0]), "the same order, sent again");
+    // Issued, and not on disk.
+    let obstacle = world.directory.path().join("certs/..data_tmp");
+    std::fs::create_dir(&obstacle).unwrap();
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::PublishFailed, 1).await;
+    let asked = world.orders();
+    let world = world.reconfigured(|config| config.allowed_skew = Duration::from_secs(8)).await;
+    std::fs::remove_dir(&obstacle).unwrap();
+    world.until(Event::CertRenewed, 1).await;
+    assert_eq!(world.orders(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_configuration_is_no_news_and_no_end() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let world = world.reconfigured(|config| config.allowed_skew = Duration::from_secs(7)).await;
+    world.fail(Some(IssueErrorKind::Refused));
+    world.until(Event::Expired, 1).await;
+    let failed = world.count(Event::CsrFailed);
+    let world = world.reconfigured(|config| config.allowed_skew = Duration::from_secs(8)).await;
+    // What failed may now be granted: the next attempt does not wait its time.
+    let before = tokio::time::Instant::now();
+    world.until(Event::CsrFailed, failed + 1).await;
+    assert!(before.elapsed() < Duration::from_secs(15), "{:?}", before.elapsed());
+    tokio::time::sleep(HOUR).await;
+    assert!(!world.task.is_finished());
+    assert_eq!((world.count(Event::Expired), world.count(Event::ExpiringSoon)), (1, 1));
+    assert_eq!((world.count(Event::CertAdopted), world.count(Event::ValidationFailed)), (0, 0));
+    world.fail(None);
+    world.until(Event::CertRenewed, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_wish_outlives_a_change_of_configuration() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    world.stop.cancel();
+    assert!(world.handle.tell(Command::Renew(None)));
+    let world = world.reconfigured(|config| config.allowed_skew = Duration::from_secs(7)).await;
+    let before = tokio::time::Instant::now();
+    world.until(Event::CertRenewed, 1).await;
+    assert!(before.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_names_are_asked_for_at_once_and_the_old_ones_serve_meanwhile() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    world.fail(Some(IssueErrorKind::Unavailable));
+    let more = |config: &mut Config| {
+        config.identity.names.insert("further".parse().unwrap());
+    };
+    let world = world.reconfigured(more).await;
+    world.until(Event::CaUnavailable, 1).await;
+    assert!(world.handle.status().borrow().certificate_valid(world.clock.now().wall));
+    world.fail(None);
+    world.until(Event::CertRenewed, 1).await;
+    let names = world.handle.status().borrow().certificate.as_ref().unwrap().names.clone();
+    assert!(names.contains(&"DNS:further".to_owned()), "{names:?}");
+}
