@@ -1,18 +1,18 @@
 //! Owns the composition of the agent: the only place where its parts are wired.
 
-mod control;
 mod life;
+mod listening;
 mod readiness;
+mod reloading;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Arguments, Config, ConfigReport};
+use crate::config::{Arguments, Config, ConfigReport, resolve};
 use crate::control::ControlError;
-use crate::events::log::log_event;
+use crate::events::log::{LogControl, log_event};
 use crate::events::{CertificateEvent, EventBus, EventError, EventRecord, new_correlation_id};
 use crate::exit::Exit;
 use crate::initialization::{InitializationError, initialize};
@@ -23,7 +23,9 @@ use crate::serve::ServeError;
 use crate::store::StoreError;
 use crate::tasks::TaskError;
 
-use life::{End, Life, Signals};
+use life::{End, Life};
+use listening::Signals;
+use reloading::{Occasion, Reloading, Verdict};
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +86,7 @@ impl AgentError {
 pub async fn init(config: &Config) -> Result<(), AgentError> {
     let events = EventBus::default();
     events.subscribe(log_event);
-    let mut signals = Signals::open()?;
+    let mut signals = Signals::begin()?;
     tokio::select! {
         result = initialize(config, events) => result.map(drop).map_err(AgentError::from),
         () = signals.stop() => Err(AgentError::Interrupted),
@@ -102,7 +104,8 @@ struct Shared {
 }
 
 /// Runs the agent until `stop` is cancelled, or SIGTERM or SIGINT comes. `arguments` are resolved again on SIGHUP and
-/// when a watched file changes. Events go to the log and to the listeners of `events`.
+/// when a watched file changes. Events go to the log and to the listeners of `events`, a bus of this agent alone. `log`
+/// is the log of the process, if the agent may change what it admits.
 ///
 /// # Errors
 /// When a part cannot start, or there is no first certificate.
@@ -110,58 +113,60 @@ pub async fn run(
     arguments: Arguments,
     config: Config,
     events: EventBus,
+    log: Option<LogControl>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
+    let mut signals = Signals::begin()?;
     events.subscribe(log_event);
     let metrics = Metrics::new()?;
     let observer = metrics.clone();
     events.subscribe(move |record| observer.observe_event(record));
     let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, stop };
-    let mut config = config;
-    let mut signals = Signals::open()?;
+    let (mut config, mut reloading) = (config, Reloading::default());
     let mut life = Life::begin(&shared, &config).await?;
     loop {
-        let next = match life.run(&shared, &mut signals).await? {
+        let (next, handover) = match life.run(&shared, &mut signals, &mut reloading).await? {
             End::Stopped => return Ok(()),
-            End::Reload(next) => *next,
+            End::Reload(next, handover) => (*next, handover),
         };
-        life = match begin_next(&shared, &next).await {
+        let begun = match Life::begin(&shared, &next).await {
             Ok(life) => {
                 shared.report(&next, CertificateEvent::ConfigReloaded, None);
                 config = next;
+                apply_log(log.as_ref(), &config);
                 life
             }
             Err(error) => {
                 let error = EventError::new("configuration", &error_chain(&error));
                 shared.report(&config, CertificateEvent::ConfigRejected, Some(error));
-                begin_next(&shared, &config).await?
+                reloading.refuse(next);
+                Life::begin(&shared, &config).await?
             }
         };
+        life = begun.after(handover);
     }
 }
 
-/// Begins a life after another, whose last check of the disk may hold the directory's lock for a moment.
-async fn begin_next(shared: &Shared, config: &Config) -> Result<Life, AgentError> {
-    for _ in 0..LOCK_TRIES {
-        match Life::begin(shared, config).await {
-            Err(AgentError::Store(StoreError::Locked { .. })) => tokio::time::sleep(LOCK_PAUSE).await,
-            result => return result,
-        }
+fn apply_log(log: Option<&LogControl>, config: &Config) {
+    if let Some(Err(error)) = log.map(|log| log.apply(&config.log)) {
+        tracing::warn!(error = %error_chain(&error), "the log stays as it is");
     }
-    Life::begin(shared, config).await
 }
-
-const LOCK_TRIES: u32 = 50;
-
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Resolves the arguments again. `None`: nothing changed, or it was refused, which has been told.
-    fn reload(&self, current: &Config) -> Option<Config> {
-        match crate::config::load(&self.arguments) {
-            Ok(next) if next == *current => None,
-            Ok(next) => Some(next),
-            Err(report) => {
+    fn reload(&self, current: &Config, reloading: &mut Reloading, occasion: Occasion) -> Option<Box<Config>> {
+        let read = resolve(&self.arguments);
+        let warnings = read.as_ref().map(|resolution| resolution.warnings.clone()).unwrap_or_default();
+        match reloading.decide(read.map(|resolution| resolution.config), current, occasion) {
+            Verdict::Stay => None,
+            Verdict::Apply(next) => {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                Some(next)
+            }
+            Verdict::Reject(report) => {
                 self.report(current, CertificateEvent::ConfigRejected, Some(rejection(&report)));
                 None
             }

@@ -19,6 +19,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Arguments, Config, ConfigReport};
 use crate::control::client;
 use crate::duration::format_duration;
+use crate::events::log::LogControl;
 use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::exit::Exit;
 use crate::identity::{SubjectAltName, TrustDomain};
@@ -140,15 +141,15 @@ impl Dev {
         &self.config
     }
 
-    /// Runs both until SIGINT or SIGTERM, and tells on standard output what happens.
+    /// Runs both until SIGINT or SIGTERM, and tells on standard output what happens. `log` is the log of the process.
     ///
     /// # Errors
     /// When the agent cannot go on.
-    pub async fn run(self) -> Result<(), DevError> {
+    pub async fn run(self, log: LogControl) -> Result<(), DevError> {
         say(&self.introduction());
         let events = EventBus::default();
         self.narrate(&events);
-        let result = agent::run(self.arguments, self.config, events, self.stop.clone()).await;
+        let result = agent::run(self.arguments, self.config, events, Some(log), self.stop.clone()).await;
         self.stop.cancel();
         self.ca.stopped().await?;
         Ok(result?)

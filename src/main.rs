@@ -62,7 +62,8 @@ fn success_or(result: Result<(), Exit>) -> Exit {
 
 async fn run(arguments: Arguments) -> Result<(), Exit> {
     let (config, log) = prepare(&arguments)?;
-    let result = agent::run(arguments, config, EventBus::default(), CancellationToken::new()).await;
+    let result =
+        agent::run(arguments, config, EventBus::default(), Some(log.control()), CancellationToken::new()).await;
     ended(result.map_err(|error| (error.exit(), error)), log)
 }
 
@@ -79,7 +80,7 @@ async fn dev(arguments: Arguments, command: &cli::DevArguments) -> Result<(), Ex
     let options = DevOptions { data_dir, lifetime: command.lifetime, arguments };
     let dev = Dev::prepare(options).await.map_err(|error| output::failure(error_chain(&error), error.exit()))?;
     let log = start_log(&dev.config().log)?;
-    ended(dev.run().await.map_err(|error| (error.exit(), error)), log)
+    ended(dev.run(log.control()).await.map_err(|error| (error.exit(), error)), log)
 }
 
 /// Loads the configuration and starts logging.

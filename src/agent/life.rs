@@ -2,34 +2,35 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
-use super::control::ControlSocket;
+use super::listening::{Files, Heard, Signals};
 use super::readiness::DiskReadiness;
+use super::reloading::{Occasion, Reloading};
 use super::{AgentError, Shared};
 use crate::config::{Arguments, CaTrust, Config};
-use crate::control::{ControlState, RenewRequest};
+use crate::control::{ControlServer, ControlState, RenewRequest, SOCKET_MODE};
 use crate::issuer::crank::CrankIssuer;
-use crate::manager::{CertificateManager, CertificateUnavailableError, Command, ManagerHandle};
+use crate::manager::{CertificateManager, Command, Handover, ManagerHandle};
 use crate::printable::error_chain;
 use crate::schedule::SLICE;
 use crate::serve::{Readiness as _, Server, Sources};
 use crate::store::Store;
-use crate::tasks::Tasks;
-use crate::watch::{FileWatcher, WatchError};
+use crate::tasks::{TaskError, Tasks};
 
 /// The parts under one configuration.
 pub(super) struct Life {
     config: Config,
     manager: CertificateManager,
     handle: ManagerHandle,
+    store: Arc<Store>,
     server: Option<Server>,
-    control: ControlSocket,
+    control: Option<ControlServer>,
     readiness: Arc<DiskReadiness>,
     watched: BTreeSet<PathBuf>,
 }
@@ -38,8 +39,8 @@ pub(super) struct Life {
 pub(super) enum End {
     /// For good.
     Stopped,
-    /// With another configuration.
-    Reload(Box<Config>),
+    /// With another configuration, and what the next life goes on with, if there is anything.
+    Reload(Box<Config>, Option<Box<Handover>>),
 }
 
 impl Life {
@@ -72,26 +73,46 @@ impl Life {
                 Some(Server::bind(server.listen, sources).await?)
             }
         };
-        let control = ControlSocket::bind(config)?;
+        let control = match ControlServer::bind(&config.control_socket, SOCKET_MODE) {
+            Ok(control) => Some(control),
+            // The worker is not to lose its certificate because nobody can ask about it.
+            Err(error) if error.forbids_writing_only() => {
+                tracing::error!(error = %error_chain(&error), "there is no control socket for now");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut watched = store.watched_paths();
         watched.extend(config_file(&shared.arguments));
-        watched.extend(credential_files(config));
-        Ok(Self { config: config.clone(), manager, handle, server, control, readiness, watched })
+        Ok(Self { config: config.clone(), manager, handle, store, server, control, readiness, watched })
+    }
+
+    /// The same, going on where the life before ended.
+    pub(super) fn after(mut self, before: Option<Box<Handover>>) -> Self {
+        if let Some(before) = before {
+            self.manager = self.manager.after(*before);
+        }
+        self
     }
 
     /// Runs the parts. On a reload the manager first finishes what it is at, while probes are still answered.
-    pub(super) async fn run(self, shared: &Shared, signals: &mut Signals) -> Result<End, AgentError> {
-        let Self { config, manager, handle, server, control, readiness, watched } = self;
+    pub(super) async fn run(
+        self,
+        shared: &Shared,
+        signals: &mut Signals,
+        reloading: &mut Reloading,
+    ) -> Result<End, AgentError> {
+        let Self { config, manager, handle, store, server, control, readiness, watched } = self;
         // Children of `stop`: whatever ends the agent ends the life.
         let all = shared.stop.child_token();
         let manager_stop = all.child_token();
         let mut tasks = Tasks::new(all.clone());
-        let (ended_sender, mut ended) = watch::channel(None::<Result<(), CertificateUnavailableError>>);
+        let (ended_sender, mut ended) = oneshot::channel();
         let token = manager_stop.clone();
         tasks.spawn("manager", async move {
-            let result = manager.run(token).await;
-            ended_sender.send_replace(Some(result));
-            Ok::<(), CertificateUnavailableError>(())
+            // Nobody listens once the life is over.
+            let _ = ended_sender.send(manager.keep(token).await);
+            Ok::<(), Infallible>(())
         });
         if let Some(server) = server {
             let token = all.clone();
@@ -100,167 +121,131 @@ impl Life {
                 Ok::<(), Infallible>(())
             });
         }
-        let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
-        let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
-        let token = all.clone();
-        tasks.spawn("control", async move {
-            control.run(state, token).await;
-            Ok::<(), Infallible>(())
-        });
-        let told = handle.clone();
-        tasks.spawn("renewals", async move {
-            // Ends with the control task, which holds the sender.
-            while let Some(request) = renewals.recv().await {
-                note(told.tell(Command::Renew(Some(request.reply))));
-            }
-            Ok::<(), Infallible>(())
-        });
-        let (status, metrics, clock, token) =
-            (handle.status(), shared.metrics.clone(), Arc::clone(&shared.clock), all.clone());
-        tasks.spawn("metrics", async move {
-            let mut status = status;
-            loop {
-                metrics.observe_status(&status.borrow_and_update(), clock.now().wall);
-                tokio::select! {
-                    () = token.cancelled() => break,
-                    changed = status.changed() => if changed.is_err() { break },
-                }
-            }
-            Ok::<(), Infallible>(())
-        });
-        let mut files = Files::watch(watched);
+        spawn_control(&mut tasks, control, config.control_socket.clone(), readiness, &handle, &all);
+        spawn_metrics(&mut tasks, shared, &handle, &all);
+        let mut files = Files::watch(watched, credential_files(&config));
         // What changed between the reading of the configuration and the watch.
-        let mut next = shared.reload(&config);
+        let mut next = shared.reload(&config, reloading, Occasion::Look);
         if next.is_some() {
             manager_stop.cancel();
         }
-        let failure = loop {
-            tokio::select! {
+        let result = loop {
+            let heard = tokio::select! {
+                biased;
                 () = all.cancelled() => break None,
-                _ = ended.changed() => {
-                    let result = ended.borrow().clone();
-                    match result {
-                        Some(Err(error)) => break Some(error),
-                        // Told to stop for a reload, and done.
-                        _ => break None,
-                    }
+                result = &mut ended => break result.ok(),
+                // Once another life is to come, what is not urgent is left to it.
+                heard = signals.next(next.is_some()) => heard,
+                () = files.changed(), if next.is_none() => Heard::Files,
+            };
+            let occasion = match heard {
+                Heard::Stop => {
+                    shared.stop.cancel();
+                    break None;
                 }
-                heard = hear(signals, &mut files) => match heard {
-                    Heard::Stop => {
-                        shared.stop.cancel();
-                        break None;
-                    }
-                    Heard::Renew => note(handle.tell(Command::Renew(None))),
-                    Heard::Reload | Heard::Files if next.is_none() => {
-                        note(handle.tell(Command::FilesChanged));
-                        note(handle.tell(Command::CredentialsChanged));
-                        next = shared.reload(&config);
-                        if next.is_some() {
-                            manager_stop.cancel();
-                        }
-                    }
-                    Heard::Reload | Heard::Files => {}
-                },
+                Heard::Renew => {
+                    note(handle.tell(Command::Renew(None)));
+                    continue;
+                }
+                Heard::Reload => Occasion::Operator,
+                Heard::Files => Occasion::Look,
+            };
+            note(handle.tell(Command::FilesChanged));
+            if files.credentials_changed() || occasion == Occasion::Operator {
+                note(handle.tell(Command::CredentialsChanged));
+            }
+            next = shared.reload(&config, reloading, occasion);
+            if next.is_some() {
+                manager_stop.cancel();
             }
         };
         all.cancel();
-        let drained = tasks.join(DRAIN).await;
-        if let Some(error) = failure {
-            return Err(error.into());
-        }
-        match next {
-            Some(next) if !shared.stop.is_cancelled() => {
-                drained?;
-                Ok(End::Reload(Box::new(next)))
+        let drained = {
+            let join = tasks.join(DRAIN);
+            tokio::pin!(join);
+            loop {
+                tokio::select! {
+                    biased;
+                    drained = join.as_mut() => break drained,
+                    () = signals.stop(), if !shared.stop.is_cancelled() => shared.stop.cancel(),
+                }
             }
-            // Being cut off in an attempt at the end is no failure: nothing is half done.
-            _ => match drained {
-                Ok(()) | Err(crate::tasks::TaskError::NotStopped { .. }) => Ok(End::Stopped),
-                Err(error) => Err(error.into()),
-            },
+        };
+        // Being cut off is no failure: the manager has ended, or nothing that it is at is half done.
+        let drained = drained.or_else(|error| match error {
+            TaskError::NotStopped { .. } => Ok(()),
+            error => Err(error),
+        });
+        store.release();
+        drained?;
+        match (result, next) {
+            _ if shared.stop.is_cancelled() => Ok(End::Stopped),
+            // Where it gave up, it did so on the configuration that is about to be replaced.
+            (Some(result), Some(next)) => Ok(End::Reload(next, result.ok().map(Box::new))),
+            (Some(Err(error)), None) => Err(error.into()),
+            _ => Ok(End::Stopped),
         }
     }
 }
 
-/// What the agent hears from outside.
-enum Heard {
-    Stop,
-    Reload,
-    Renew,
-    Files,
-}
-
-/// The process's signals. They outlive a life, so that none is lost between two.
-#[derive(Debug)]
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    user1: Signal,
-}
-
-impl Signals {
-    pub(super) fn open() -> Result<Self, AgentError> {
-        let open = |kind| signal(kind).map_err(AgentError::Signals);
-        Ok(Self {
-            terminate: open(SignalKind::terminate())?,
-            interrupt: open(SignalKind::interrupt())?,
-            hang_up: open(SignalKind::hangup())?,
-            user1: open(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> Heard {
-        tokio::select! {
-            _ = self.terminate.recv() => Heard::Stop,
-            _ = self.interrupt.recv() => Heard::Stop,
-            _ = self.hang_up.recv() => Heard::Reload,
-            _ = self.user1.recv() => Heard::Renew,
-        }
-    }
-
-    /// Waits for a signal that ends the process.
-    pub(super) async fn stop(&mut self) {
-        while !matches!(self.next().await, Heard::Stop) {}
-    }
-}
-
-/// File changes.
-struct Files {
-    watcher: Option<FileWatcher>,
-    paths: BTreeSet<PathBuf>,
-}
-
-impl Files {
-    fn watch(paths: BTreeSet<PathBuf>) -> Self {
-        let watcher = FileWatcher::new(&paths).inspect_err(unwatched).ok();
-        Self { watcher, paths }
-    }
-
-    /// Waits for a change; without a watcher, for a while.
-    async fn changed(&mut self) -> Heard {
-        if let Some(watcher) = &mut self.watcher {
-            if let Err(error) = watcher.changed().await {
-                unwatched(&error);
-                self.watcher = None;
+/// The control socket and what is asked by it. Where the file of the socket cannot be made, or is lost, it is made again.
+fn spawn_control(
+    tasks: &mut Tasks,
+    bound: Option<ControlServer>,
+    path: PathBuf,
+    readiness: Arc<DiskReadiness>,
+    handle: &ManagerHandle,
+    stop: &CancellationToken,
+) {
+    let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
+    let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
+    let token = stop.clone();
+    tasks.spawn("control", async move {
+        let mut bound = bound;
+        while !token.is_cancelled() {
+            match bound.take().or_else(|| bind_again(&path)) {
+                Some(control) => control.run(state.clone(), token.clone()).await,
+                None => drop(tokio::time::timeout(SLICE, token.cancelled()).await),
             }
-        } else {
-            tokio::time::sleep(SLICE).await;
-            self.watcher = FileWatcher::new(&self.paths).ok();
         }
-        Heard::Files
+        Ok::<(), Infallible>(())
+    });
+    let told = handle.clone();
+    tasks.spawn("renewals", async move {
+        // Ends with the control task, which holds the sender.
+        while let Some(request) = renewals.recv().await {
+            note(told.tell(Command::Renew(Some(request.reply))));
+        }
+        Ok::<(), Infallible>(())
+    });
+}
+
+fn bind_again(path: &Path) -> Option<ControlServer> {
+    match ControlServer::bind(path, SOCKET_MODE) {
+        Ok(control) => {
+            tracing::info!("the control socket is there again");
+            Some(control)
+        }
+        Err(error) => {
+            tracing::debug!(error = %error_chain(&error), "there is still no control socket");
+            None
+        }
     }
 }
 
-async fn hear(signals: &mut Signals, files: &mut Files) -> Heard {
-    tokio::select! {
-        heard = signals.next() => heard,
-        heard = files.changed() => heard,
-    }
-}
-
-fn unwatched(error: &WatchError) {
-    tracing::warn!(error = %error_chain(error), "files are looked at now and then instead");
+fn spawn_metrics(tasks: &mut Tasks, shared: &Shared, handle: &ManagerHandle, stop: &CancellationToken) {
+    let (metrics, clock, token) = (shared.metrics.clone(), Arc::clone(&shared.clock), stop.clone());
+    let mut status = handle.status();
+    tasks.spawn("metrics", async move {
+        loop {
+            metrics.observe_status(&status.borrow_and_update(), clock.now().wall);
+            tokio::select! {
+                () = token.cancelled() => break,
+                changed = status.changed() => if changed.is_err() { break },
+            }
+        }
+        Ok::<(), Infallible>(())
+    });
 }
 
 /// The configuration file, if its directory is there. To wait for that directory is to wake up with every program that
@@ -270,12 +255,12 @@ fn config_file(arguments: &Arguments) -> Option<PathBuf> {
     path.parent()?.is_dir().then_some(path)
 }
 
-fn credential_files(config: &Config) -> impl Iterator<Item = PathBuf> {
+fn credential_files(config: &Config) -> BTreeSet<PathBuf> {
     let root = match &config.ca.trust {
         CaTrust::RootFile(path) => Some(path.clone()),
         CaTrust::Fingerprint(_) => None,
     };
-    [root, config.ca.issued_roots_file.clone(), config.ca.token_file.clone()].into_iter().flatten()
+    [root, config.ca.issued_roots_file.clone(), config.ca.token_file.clone()].into_iter().flatten().collect()
 }
 
 fn note(told: bool) {
@@ -284,8 +269,8 @@ fn note(told: bool) {
     }
 }
 
-/// How long requests in progress may take at the end.
-const CONNECTION_DRAIN: Duration = Duration::from_secs(3);
-
 /// How long the parts may take to stop.
 const DRAIN: Duration = Duration::from_secs(4);
+
+/// How long open connections may take to end: less, so that the listener itself ends in time.
+const CONNECTION_DRAIN: Duration = Duration::from_secs(3);

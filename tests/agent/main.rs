@@ -10,5 +10,7 @@ mod liar;
 mod lost_reply;
 mod lying_ca;
 mod processes;
+mod reload;
 mod rotations;
 mod scenarios;
+mod signals;
