@@ -19,7 +19,7 @@ pub enum CertificateEvent {
     /// A key and a CSR were made.
     #[serde(rename = "CSR_GENERATED")]
     CsrGenerated,
-    /// The CSR was sent to the CA.
+    /// The CSR is on its way to the CA. Whether it got there, what follows tells.
     #[serde(rename = "CSR_SUBMITTED")]
     CsrSubmitted,
     /// The CA refused the CSR, or its reply was of no use.

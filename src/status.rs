@@ -39,7 +39,9 @@ impl AgentStatus {
     /// Whether the published certificate is valid at `now`. Whether it is still on disk is for the store to say.
     #[must_use]
     pub fn certificate_valid(&self, now: OffsetDateTime) -> bool {
-        self.certificate.as_ref().is_some_and(|certificate| now < certificate.expires_at)
+        self.certificate
+            .as_ref()
+            .is_some_and(|certificate| certificate.not_before <= now && now < certificate.expires_at)
     }
 }
 

@@ -103,6 +103,12 @@ impl PrivateKey {
     /// When there is no such block, it is encrypted, or the key is of a kind that is not supported.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         use rustls::pki_types::pem::PemObject;
+        // What this program writes is read without a copy left behind; of other forms, the decoder leaves one.
+        let own = std::str::from_utf8(pem).ok().and_then(|text| SecretDocument::from_pem(text).ok());
+        if let Some((PKCS8_LABEL, document)) = own {
+            let der = PrivatePkcs8KeyDer::from(document.as_bytes());
+            return KeyPair::try_from(&der).map(|pair| Self { pair }).map_err(|_| KeyError::Unreadable);
+        }
         let mut der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| KeyError::Unreadable)?;
         let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unreadable);
         der.zeroize();
@@ -153,7 +159,7 @@ impl PrivateKey {
         match PrivateKeyDer::try_from(self.pair.serialized_der()) {
             Ok(PrivateKeyDer::Sec1(_)) => "EC PRIVATE KEY",
             Ok(PrivateKeyDer::Pkcs1(_)) => "RSA PRIVATE KEY",
-            _ => "PRIVATE KEY",
+            _ => PKCS8_LABEL,
         }
     }
 }
@@ -169,6 +175,8 @@ impl fmt::Debug for PrivateKey {
         f.write_str("PrivateKey(redacted)")
     }
 }
+
+const PKCS8_LABEL: &str = "PRIVATE KEY";
 
 /// SHA-256 of `bytes`.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {

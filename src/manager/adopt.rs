@@ -131,11 +131,7 @@ impl<I: Issuer> CertificateManager<I> {
             }
         };
         if roots == current.bundle.roots() {
-            // They may have been others for a while.
-            if self.checks().check(&current.bundle).is_ok() {
-                self.schedule.withdraw(RenewReason::Changed);
-            }
-            return;
+            return self.withdraw_change();
         }
         if let Err(error) = verify_certificate_chain(current.bundle.chain(), &roots, self.wall()) {
             tracing::info!(error = %error, "the configured roots changed, and the certificate is not of theirs");
@@ -148,11 +144,20 @@ impl<I: Issuer> CertificateManager<I> {
             Ok(()) => {
                 tracing::info!("published the changed roots");
                 self.install(Current { bundle, record: current.record });
+                self.withdraw_change();
             }
             Err(error) => {
                 let error = EventError::new(error.kind(), &error_chain(&error));
                 self.emit(CertificateEvent::PublishFailed, &new_correlation_id(), None, Some(error));
             }
+        }
+    }
+
+    /// Roots that fit may be what did not fit for a while: then no other certificate is needed any longer.
+    fn withdraw_change(&mut self) {
+        let fits = self.current.as_ref().is_some_and(|current| self.checks().check(&current.bundle).is_ok());
+        if fits && self.unpublished.is_none() {
+            self.schedule.withdraw(RenewReason::Changed);
         }
     }
 }

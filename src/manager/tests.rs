@@ -27,6 +27,8 @@ struct Shared {
     csrs: Mutex<Vec<String>>,
     /// For each order, whether it came with a certificate.
     by_certificate: Mutex<Vec<bool>>,
+    /// The configured roots.
+    roots: Mutex<Option<Vec<rustls::pki_types::CertificateDer<'static>>>>,
     /// While true, orders get no answer.
     silent: watch::Sender<bool>,
 }
@@ -49,7 +51,7 @@ impl Issuer for FakeIssuer {
     }
 
     fn roots(&self) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {
-        Ok(None)
+        Ok(self.shared.roots.lock().unwrap().clone())
     }
 
     fn url(&self) -> &'static str {
@@ -423,6 +425,38 @@ async fn what_an_earlier_run_left_is_removed() {
     let entries = std::fs::read_dir(world.directory.path().join("certs")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.starts_with("..2")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn roots_that_do_not_fit_cost_nothing_once_they_fit_again() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let own = world.handle.published().borrow().as_ref().unwrap().roots().to_vec();
+    let other = TestCa::new().roots();
+    let set = |roots: &[rustls::pki_types::CertificateDer<'static>]| {
+        *world.shared.roots.lock().unwrap() = Some(roots.to_vec());
+        assert!(world.handle.tell(Command::CredentialsChanged));
+    };
+    let published = || world.handle.published().borrow().as_ref().unwrap().clone();
+    let serial = published().serial().to_owned();
+    // One more: published at once, without another certificate.
+    set(&[own.clone(), other.clone()].concat());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(published().roots().len(), 2);
+    assert_eq!(published().serial(), serial);
+    // Another: a certificate of it is wanted, and the old one stays meanwhile.
+    world.fail(Some(IssueErrorKind::Untrusted));
+    set(&other);
+    world.until(Event::CaUnavailable, 1).await;
+    assert_eq!((published().roots().len(), published().serial()), (2, serial.as_str()));
+    world.fail(None);
+    set(&own);
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!((published().roots().len(), published().serial()), (1, serial.as_str()));
+    // On some file systems nobody tells: the next check finds out.
+    *world.shared.roots.lock().unwrap() = Some([own, other].concat());
+    tokio::time::sleep(HOUR + SLICE).await;
+    assert_eq!(published().roots().len(), 2);
 }
 
 mod handover;

@@ -230,3 +230,20 @@ fn promtool_takes_the_text_without_complaint() {
     let complaints = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && complaints.is_empty(), "{complaints}");
 }
+
+#[test]
+fn every_failure_of_an_issuer_has_a_type_of_its_own() {
+    use crate::issuer::{IssueError, IssueErrorKind};
+    for kind in [
+        IssueErrorKind::Unavailable,
+        IssueErrorKind::RateLimited(None),
+        IssueErrorKind::Unauthenticated,
+        IssueErrorKind::Refused,
+        IssueErrorKind::BrokenReply,
+        IssueErrorKind::Untrusted,
+        IssueErrorKind::Credential,
+    ] {
+        let kind = IssueError::new(kind, "x").kind();
+        assert_eq!(error_type(kind, CertificateEvent::CsrFailed), kind);
+    }
+}

@@ -72,3 +72,23 @@ async fn other_names_are_asked_for_at_once_and_the_old_ones_serve_meanwhile() {
     let names = world.handle.status().borrow().certificate.as_ref().unwrap().names.clone();
     assert!(names.contains(&"DNS:further".to_owned()), "{names:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_directory_gets_the_certificate_even_if_it_cannot_be_written_at_first() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let elsewhere = world.directory.path().join("elsewhere");
+    let obstacle = elsewhere.join("..data_tmp");
+    std::fs::create_dir_all(&obstacle).unwrap();
+    let serial = world.handle.published().borrow().as_ref().unwrap().serial().to_owned();
+    let world = world.reconfigured(|config| config.files.directory.clone_from(&elsewhere)).await;
+    world.until(Event::PublishFailed, 3).await;
+    assert_eq!(world.handle.published().borrow().as_ref().unwrap().serial(), serial);
+    std::fs::remove_dir(&obstacle).unwrap();
+    let published = || crate::store::read_bundle(&elsewhere).is_ok_and(|bundle| bundle.serial() == serial);
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(published());
+    assert_eq!(world.orders(), 1);
+}
