@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::listening::{Files, Heard, Signals};
@@ -121,7 +121,9 @@ impl Life {
                 Ok::<(), Infallible>(())
             });
         }
-        spawn_control(&mut tasks, control, config.control_socket.clone(), readiness, &handle, &all);
+        let lost = Arc::new(Notify::new());
+        let socket = Socket { bound: control, path: config.control_socket.clone(), lost: Arc::clone(&lost) };
+        spawn_control(&mut tasks, socket, readiness, &handle, &all);
         spawn_metrics(&mut tasks, shared, &handle, &all);
         let mut files = Files::watch(watched, credential_files(&config));
         // What changed between the reading of the configuration and the watch.
@@ -151,6 +153,9 @@ impl Life {
                 Heard::Files => Occasion::Look,
             };
             note(handle.tell(Command::FilesChanged));
+            if !config.control_socket.exists() {
+                lost.notify_one();
+            }
             if files.credentials_changed() || occasion == Occasion::Operator {
                 note(handle.tell(Command::CredentialsChanged));
             }
@@ -188,11 +193,18 @@ impl Life {
     }
 }
 
+/// Where the agent is asked.
+struct Socket {
+    bound: Option<ControlServer>,
+    path: PathBuf,
+    /// Told when the file is gone.
+    lost: Arc<Notify>,
+}
+
 /// The control socket and what is asked by it. Where the file of the socket cannot be made, or is lost, it is made again.
 fn spawn_control(
     tasks: &mut Tasks,
-    bound: Option<ControlServer>,
-    path: PathBuf,
+    socket: Socket,
     readiness: Arc<DiskReadiness>,
     handle: &ManagerHandle,
     stop: &CancellationToken,
@@ -201,11 +213,21 @@ fn spawn_control(
     let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
     let token = stop.clone();
     tasks.spawn("control", async move {
-        let mut bound = bound;
+        let Socket { mut bound, path, lost } = socket;
         while !token.is_cancelled() {
-            match bound.take().or_else(|| bind_again(&path)) {
-                Some(control) => control.run(state.clone(), token.clone()).await,
-                None => drop(tokio::time::timeout(SLICE, token.cancelled()).await),
+            let Some(control) = bound.take().or_else(|| bind_again(&path)) else {
+                let _ = tokio::time::timeout(SLICE, token.cancelled()).await;
+                continue;
+            };
+            let served = token.child_token();
+            let run = control.run(state.clone(), served.clone());
+            tokio::pin!(run);
+            tokio::select! {
+                () = run.as_mut() => {}
+                () = lost.notified() => {
+                    served.cancel();
+                    run.await;
+                }
             }
         }
         Ok::<(), Infallible>(())

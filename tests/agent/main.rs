@@ -14,3 +14,4 @@ mod reload;
 mod rotations;
 mod scenarios;
 mod signals;
+mod volumes;

@@ -170,6 +170,19 @@ fn files_that_someone_removes_or_changes_are_put_back() {
 }
 
 #[test]
+fn a_directory_that_someone_empties_is_filled_again_and_the_agent_can_be_asked() {
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    let agent = worker.start();
+    let serial = agent.event("CERT_ISSUED", 1)["cert_metadata"]["serial"].clone();
+    std::fs::remove_dir_all(worker.certificates()).unwrap();
+    agent.event("CERT_FILES_HEALED", 1);
+    assert_eq!(worker.serial().unwrap(), serial);
+    until("the agent answers", || (worker.run_once(&["health"]).status.code() == Some(0)).then_some(()));
+    assert_eq!(agent.count("CSR_SUBMITTED"), 1);
+}
+
+#[test]
 fn a_changed_configuration_is_applied_and_a_bad_one_refused() {
     let ca = Ca::start("1h");
     let worker = Worker::of(&ca, "streaming");

@@ -71,7 +71,8 @@ fn the_end_comes_in_time_while_the_ca_does_not_answer() {
     hole.until_asked(1);
     ends_in_time(&mut agent);
     // And for `init`.
-    let mut process = worker.command(&["init"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let null = std::process::Stdio::null;
+    let mut process = worker.command(&["init"]).stdout(null()).stderr(null()).spawn().unwrap();
     hole.until_asked(2);
     rustix::process::kill_process(rustix::process::Pid::from_child(&process), Signal::TERM).unwrap();
     let begun = Instant::now();
