@@ -220,11 +220,16 @@ impl<I: Issuer> CertificateManager<I> {
                 if !hopeless && self.clock.now().boot < deadline {
                     continue;
                 }
-            } else if self.current.is_some() || self.clock.now().boot < deadline {
+            } else if self.current.is_some() || self.clock.now().boot < deadline || self.may_try(attempts) {
                 continue;
             }
             return Err(self.first_failed(last.as_ref(), attempts));
         }
+    }
+
+    /// However short the time to wait at the start, there is one attempt.
+    fn may_try(&self, attempts: u32) -> bool {
+        attempts == 0 && self.schedule.until_attempt(self.clock.now()).is_zero()
     }
 
     /// Performs one step. Returns the error of an attempt that failed.

@@ -104,7 +104,10 @@ impl Schedule {
         if reason == RenewReason::Operator {
             self.urgent = true;
         }
-        self.requested = Some(reason);
+        // What an operator asks for is all that others ask for.
+        if !self.urgent || reason == RenewReason::Operator {
+            self.requested = Some(reason);
+        }
     }
 
     /// No longer asks for an attempt for `reason`: what it was for has passed.
@@ -254,7 +257,7 @@ impl Schedule {
     }
 
     fn wanted(&self, now: Now) -> Option<RenewReason> {
-        if self.urgent {
+        if self.urgent && self.requested.is_some() {
             return self.requested;
         }
         let Some(tracked) = self.tracked else { return Some(RenewReason::Missing) };

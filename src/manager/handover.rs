@@ -44,6 +44,10 @@ impl<I: Issuer> CertificateManager<I> {
         let timing = self.schedule.timing();
         self.schedule = before.schedule;
         self.schedule.reconfigure(timing, self.clock.now());
+        // The listener has something to present from the first connection on.
+        if let Some(current) = self.current.clone() {
+            self.install(current);
+        }
         self
     }
 

@@ -344,6 +344,17 @@ async fn a_ca_that_never_answers_does_not_prolong_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_time_to_wait_there_is_one_attempt() {
+    let at_once = |config: &mut Config| config.ca.startup_wait = Duration::ZERO;
+    let world = World::with(at_once, None);
+    world.until(Event::CertIssued, 1).await;
+    let world = World::with(at_once, Some(IssueErrorKind::Unavailable));
+    let error = world.task.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("attempts: 1"), "{error}");
+    assert_eq!(world.shared.csrs.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_takes_no_certificate_is_noticed_before_the_ca_is_asked() {
     let obstruct = |config: &mut Config| {
         std::fs::create_dir_all(config.files.directory.join("client.crt")).unwrap();

@@ -279,6 +279,21 @@ fn what_is_no_longer_wanted_is_not_asked_for() {
 }
 
 #[test]
+fn no_wish_that_comes_and_goes_hides_what_is_due() {
+    let mut world = World::new(Timing::default(), DAY);
+    world.run(Duration::from_mins(1), |_| Ok(()));
+    world.schedule.request(RenewReason::Operator);
+    world.schedule.request(RenewReason::Changed);
+    assert_eq!(world.schedule.wanted(world.now), Some(RenewReason::Operator));
+    for reason in [RenewReason::Changed, RenewReason::Operator] {
+        world.schedule.withdraw(reason);
+    }
+    assert_eq!(world.schedule.wanted(world.now), None);
+    world.pass(DAY);
+    assert_eq!(world.schedule.wanted(world.now), Some(RenewReason::Expired));
+}
+
+#[test]
 fn a_refusal_leaves_time_for_another_try_before_a_short_certificate_expires() {
     let mut world = World::new(Timing::default(), Duration::from_mins(3));
     world.run(Duration::from_secs(1), |_| Ok(()));

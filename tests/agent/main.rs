@@ -6,6 +6,7 @@
 mod adoption;
 mod foreign;
 mod kills;
+mod initialization;
 mod liar;
 mod lost_reply;
 mod lying_ca;

@@ -145,6 +145,11 @@ impl Worker {
         self.environment.remove(name);
     }
 
+    /// The environment of its agent.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     pub(crate) fn certificates(&self) -> PathBuf {
         self.directory.path().join("certs")
     }

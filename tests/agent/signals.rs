@@ -107,6 +107,33 @@ fn the_end_comes_in_time_during_a_reload() {
 }
 
 #[test]
+fn the_end_comes_in_time_while_clients_hold_connections() {
+    let ca = Ca::start("1h");
+    let mut worker = Worker::of(&ca, "streaming");
+    let address = free_address();
+    worker.set("CRANK_SERVER_LISTEN", &address.to_string());
+    let mut agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    let _clients: Vec<_> = (0..5).map(|_| half_a_request(&worker, address)).collect();
+    ends_in_time(&mut agent);
+}
+
+#[test]
+fn a_probe_of_an_agent_that_hangs_gives_up() {
+    let ca = Ca::start("1h");
+    let worker = Worker::of(&ca, "streaming");
+    let agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    agent.signal(Signal::STOP);
+    let begun = Instant::now();
+    let output = worker.run_once(&["health"]);
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    agent.signal(Signal::CONT);
+    assert_eq!(worker.run_once(&["health"]).status.code(), Some(0));
+}
+
+#[test]
 fn a_hang_up_without_a_change_changes_nothing() {
     let ca = Ca::start("1h");
     let worker = Worker::of(&ca, "streaming");
