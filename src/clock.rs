@@ -1,6 +1,10 @@
 //! Owns every reading of time: wall time and time since boot come from a [`Clock`], nowhere else.
 
+mod alarm;
+
 use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -10,7 +14,15 @@ use time::OffsetDateTime;
 pub trait Clock: Debug + Send + Sync + 'static {
     /// The time now, on both scales, read together.
     fn now(&self) -> Now;
+
+    /// Waits for `length`; drop it to wake up earlier. The system's clock counts suspend. Needs a tokio runtime.
+    fn sleep(&self, length: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(length))
+    }
 }
+
+/// A wait by a [`Clock`].
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One reading of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +61,10 @@ impl Clock for SystemClock {
     fn now(&self) -> Now {
         let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
         Now { wall: SystemTime::now().into(), boot: read(ClockId::Boottime), running: read(ClockId::Monotonic) }
+    }
+
+    fn sleep(&self, length: Duration) -> Sleep {
+        Box::pin(alarm::sleep(length))
     }
 }
 

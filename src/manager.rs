@@ -252,17 +252,17 @@ impl<I: Issuer> CertificateManager<I> {
         let until = |instant: Option<Duration>| instant.map_or(Duration::MAX, |at| at.saturating_sub(now));
         let sleep = wait.min(SLICE).min(until(deadline)).min(until(self.sweep_at));
         tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            Some(command) = self.commands.recv() => {
+        biased;
+        () = stop.cancelled() => {}
+                Some(command) = self.commands.recv() => {
+            self.obey(command).await;
+            // All that came meanwhile, so that two requests to renew are one renewal.
+            while let Ok(command) = self.commands.try_recv() {
                 self.obey(command).await;
-                // All that came meanwhile, so that two requests to renew are one renewal.
-                while let Ok(command) = self.commands.try_recv() {
-                    self.obey(command).await;
-                }
             }
-            () = tokio::time::sleep(sleep) => {}
         }
+        () = self.clock.sleep(sleep) => {}
+            }
         self.sweep_if_due().await;
     }
 

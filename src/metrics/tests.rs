@@ -244,6 +244,6 @@ fn every_failure_of_an_issuer_has_a_type_of_its_own() {
         IssueErrorKind::Credential,
     ] {
         let kind = IssueError::new(kind, "x").kind();
-        assert_eq!(error_type(kind, CertificateEvent::CsrFailed), kind);
+        assert_eq!(error_type(kind), kind);
     }
 }

@@ -5,8 +5,8 @@
 
 mod adoption;
 mod foreign;
-mod kills;
 mod initialization;
+mod kills;
 mod liar;
 mod lost_reply;
 mod lying_ca;
