@@ -129,6 +129,8 @@ impl Lab {
             ("CRANK_CA_TOKEN_FILE", token.into()),
             ("CRANK_SERVER_LISTEN", format!("127.0.0.1:{}", free_port()?).into()),
             ("CRANK_SCHEDULE_MIN_INTERVAL", "1s".into()),
+            // Superseded generations are gone before it is watched: removing them is work, not idleness.
+            ("CRANK_FILES_KEEP_GENERATIONS", "5s".into()),
             ("CRANK_CONTROL_SOCKET", socket_path().into()),
         ];
         Ok(Worker { certificates, environment })
