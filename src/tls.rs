@@ -1,33 +1,35 @@
 //! Owns the TLS settings: which crypto, which roots, which certificate, whose time. There is no setting that verifies
 //! less.
 
+mod authority;
 mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, OtherError, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::Clock;
 use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
-use crate::identity::key::sha256;
 
+use authority::{Anchor, Authority};
 pub(crate) use server::server_config;
 
-/// What a server's chain has to reach.
+/// What a server's chain has to reach, and what the server must not be.
 #[derive(Debug, Clone)]
 pub enum ServerTrust {
     /// One of these roots.
     Roots(Vec<CertificateDer<'static>>),
-    /// The root with this SHA-256 fingerprint, which the server sends along in its chain.
-    Pin([u8; 32]),
+    /// One of these roots; and the server is no worker. Every worker has a certificate of the same roots with the name
+    /// `localhost` in it, and must not pass for the authority with it.
+    AuthorityRoots(Vec<CertificateDer<'static>>),
+    /// The root with this SHA-256 fingerprint, which the server sends along in its chain; and the server is no worker.
+    AuthorityPin([u8; 32]),
 }
 
 /// TLS settings that cannot be made.
@@ -63,9 +65,14 @@ pub fn client_config(
         .map_err(TlsError::Protocol)?;
     let builder = match trust {
         ServerTrust::Roots(roots) => builder.with_root_certificates(root_store(roots)?),
-        ServerTrust::Pin(fingerprint) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PinnedRoot { fingerprint: *fingerprint, provider })),
+        ServerTrust::AuthorityRoots(roots) => {
+            let anchor = Anchor::Roots(root_store(roots)?);
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Authority { anchor, provider }))
+        }
+        ServerTrust::AuthorityPin(fingerprint) => {
+            let anchor = Anchor::Pin(*fingerprint);
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Authority { anchor, provider }))
+        }
     };
     let mut config = match identity {
         Some(bundle) => builder
@@ -93,64 +100,6 @@ pub fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore
         store.add(root.clone()).map_err(TlsError::Root)?;
     }
     Ok(Arc::new(store))
-}
-
-/// Verifies as webpki does, with the one root that has the pinned fingerprint. It never accepts more than webpki would:
-/// it only finds the root in what the server sends.
-#[derive(Debug)]
-struct PinnedRoot {
-    fingerprint: [u8; 32],
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for PinnedRoot {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let pinned = intermediates
-            .iter()
-            .find(|certificate| sha256(certificate) == self.fingerprint)
-            .ok_or_else(|| other("the server's chain has no root with the configured sha256 fingerprint"))?;
-        // A pinned certificate that is no CA would otherwise become one.
-        if !is_ca(pinned) {
-            return Err(other("the certificate with the configured sha256 fingerprint is not a CA certificate"));
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add(pinned.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Our clock, for the TLS library.

@@ -143,8 +143,8 @@ impl CrankIssuer {
 
     fn client(&self, identity: Option<&CertificateBundle>) -> Result<Client, IssueError> {
         let trust = match &self.config.trust {
-            CaTrust::RootFile(path) => ServerTrust::Roots(read_roots(path)?),
-            CaTrust::Fingerprint(fingerprint) => ServerTrust::Pin(*fingerprint),
+            CaTrust::RootFile(path) => ServerTrust::AuthorityRoots(read_roots(path)?),
+            CaTrust::Fingerprint(fingerprint) => ServerTrust::AuthorityPin(*fingerprint),
         };
         let credential =
             |error: &dyn std::error::Error| IssueError::new(IssueErrorKind::Credential, error_chain(error));

@@ -153,6 +153,42 @@ fn another_ca_is_refused_before_anything_is_sent() {
 }
 
 #[test]
+fn a_worker_cannot_pass_for_the_authority() {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use rustls::{ServerConfig, ServerConnection, Stream};
+
+    let ca = Ca::start("1h");
+    let impostor = Worker::of(&ca, "impostor");
+    assert_eq!(impostor.run_once(&["init"]).status.code(), Some(0));
+    // Its certificate is valid for `localhost`, of the very roots that the agent trusts.
+    let bundle = crank_agent::store::read_bundle(&impostor.certificates()).unwrap();
+    let config = ServerConfig::builder_with_provider(crank_agent::crypto::crypto_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(bundle.chain().to_vec(), bundle.key().to_rustls())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut connection = ServerConnection::new(Arc::new(config)).unwrap();
+        let mut sent = Vec::new();
+        let result = Stream::new(&mut connection, &mut socket).read_to_end(&mut sent);
+        (result.is_err(), sent)
+    });
+    let worker = Worker::at("streaming", &format!("https://localhost:{port}"), &ca.root_file());
+    worker.write_token(&ca.token("streaming"));
+    let output = worker.run_once(&["init"]);
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("the certificate is a worker's, not an authority's"));
+    assert_eq!(heard.join().unwrap(), (true, Vec::new()), "not a byte of the request");
+}
+
+#[test]
 fn files_that_someone_removes_or_changes_are_put_back() {
     let ca = Ca::start("1h");
     let worker = Worker::of(&ca, "streaming");

@@ -1,0 +1,109 @@
+//! Owns the verification of an authority's TLS certificate: as webpki does it, and stricter.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{is_ca, other};
+use crate::identity::key::sha256;
+
+/// Verifies as webpki does, with `anchor` as the root, and then refuses workers. It never accepts more than webpki
+/// would.
+#[derive(Debug)]
+pub(super) struct Authority {
+    pub(super) anchor: Anchor,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+/// Where the chain has to end.
+#[derive(Debug)]
+pub(super) enum Anchor {
+    /// At one of these.
+    Roots(Arc<RootCertStore>),
+    /// At the one with this SHA-256 fingerprint, to be found in what the server sends.
+    Pin([u8; 32]),
+}
+
+impl Anchor {
+    fn roots(&self, sent: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, rustls::Error> {
+        let fingerprint = match self {
+            Self::Roots(roots) => return Ok(Arc::clone(roots)),
+            Self::Pin(fingerprint) => fingerprint,
+        };
+        let pinned = sent
+            .iter()
+            .find(|certificate| sha256(certificate) == *fingerprint)
+            .ok_or_else(|| other("the server's chain has no root with the configured sha256 fingerprint"))?;
+        // A pinned certificate that is no CA would otherwise become one.
+        if !is_ca(pinned) {
+            return Err(other("the certificate with the configured sha256 fingerprint is not a CA certificate"));
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add(pinned.clone().into_owned())?;
+        Ok(Arc::new(roots))
+    }
+}
+
+impl ServerCertVerifier for Authority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            WebPkiServerVerifier::builder_with_provider(self.anchor.roots(intermediates)?, Arc::clone(&self.provider))
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        match is_worker(end_entity) {
+            Some(false) => Ok(verified),
+            _ => Err(other("the certificate is a worker's, not an authority's")),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Whether a certificate has the SPIFFE id of a worker; `None` when it cannot be told.
+fn is_worker(certificate: &CertificateDer<'_>) -> Option<bool> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let Some(names) = certificate.subject_alternative_name().ok()? else { return Some(false) };
+    Some(names.value.general_names.iter().any(|name| match name {
+        GeneralName::URI(uri) => {
+            let rest = uri.strip_prefix("spiffe://").and_then(|id| id.split_once('/'));
+            rest.is_some_and(|(_, path)| path.starts_with("worker/"))
+        }
+        _ => false,
+    }))
+}
