@@ -21,6 +21,7 @@ struct World {
     expiries: u32,
     warnings: u32,
     waits: u32,
+    checks: u32,
 }
 
 impl World {
@@ -37,6 +38,7 @@ impl World {
             expiries: 0,
             warnings: 0,
             waits: 0,
+            checks: 0,
         }
     }
 
@@ -75,7 +77,8 @@ impl World {
                 }
                 Step::ReportExpired => self.expiries += 1,
                 Step::ReportExpiring => self.warnings += 1,
-                Step::Check | Step::ClockStepped(_) | Step::Suspended(_) => {}
+                Step::Check => self.checks += 1,
+                Step::ClockStepped(_) | Step::Suspended(_) => {}
             }
         }
     }
@@ -112,6 +115,26 @@ fn a_year_long_certificate_is_renewed_on_the_first_day_of_the_last_week() {
 }
 
 #[test]
+fn days_before_the_end_are_used_only_where_they_fit_into_the_life() {
+    let at = |timing: Timing, days: u32, jitter| {
+        let validity = validity_of(DAY * days);
+        let after = |instant: OffsetDateTime| ((instant - START).as_seconds_f64() / 864.0).round() / 100.0;
+        (after(timing.renewal_instant(validity, record_of(jitter))), after(timing.warning_instant(validity)))
+    };
+    let hours = |hours| Timing { renew_before: Duration::from_hours(hours), ..Timing::default() };
+    // The spread takes at most half of the window.
+    let (renewal, _) = at(hours(12), 60, 0.999_999);
+    assert!((renewal - 59.75).abs() < 1e-9, "{renewal}");
+    // A window of more than half of the life, or a warning before its beginning: parts of the life instead.
+    let long = Timing { warn_before: DAY * 32, renew_before: DAY * 21, ..Timing::default() };
+    assert_eq!(at(long, 42, 0.0), (21.0, 35.7));
+    assert_eq!(at(long, 43, 0.0), (22.0, 11.0));
+    let early = Timing { warn_before: DAY * 60, ..Timing::default() };
+    assert_eq!(at(early, 60, 0.0), (30.0, 51.0));
+    assert_eq!(at(Timing::default(), 30, 0.0), (15.0, 25.5));
+}
+
+#[test]
 fn short_lives_are_renewed_between_half_and_70_percent() {
     let timing = Timing::default();
     for seconds in [60.0, 120.0, 3600.0, 86_400.0, 30.0 * 86_400.0] {
@@ -129,6 +152,11 @@ fn a_certificate_that_arrives_half_used_up_is_not_renewed_at_once() {
     let timing = Timing::default();
     let record = RenewalRecord { jitter: Jitter::new(0.0).unwrap(), installed_at: START + DAY / 2 };
     assert_eq!(timing.renewal_instant(validity_of(DAY), record), START + DAY * 3 / 4);
+    // Installed by a clock that was wrong: within the life all the same.
+    for (installed_at, renewal) in [(START - DAY * 3650, START + DAY / 2), (START + DAY * 3650, START + DAY)] {
+        let record = RenewalRecord { installed_at, ..record };
+        assert_eq!(timing.renewal_instant(validity_of(DAY), record), renewal);
+    }
 }
 
 #[test]
@@ -233,67 +261,6 @@ fn a_new_credential_ends_the_wait_after_a_refusal() {
 }
 
 #[test]
-fn credentials_that_change_again_and_again_hurry_no_more_than_once_in_the_minimum_interval() {
-    let timing = Timing::default();
-    let mut world = World::new(timing, DAY);
-    let half = Jitter::new(0.5).unwrap();
-    let mut hurried = Vec::new();
-    for _ in 0..5 {
-        world.schedule.failed(Failure::Refused, world.now, half);
-        world.schedule.credential_changed(world.now);
-        let wait = world.schedule.until_attempt(world.now);
-        world.pass(wait);
-        hurried.push(world.now.boot);
-    }
-    assert!(hurried.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) == timing.min_interval), "{hurried:?}");
-    // A CA that asked for patience gets it.
-    let asked = Duration::from_secs(90);
-    world.schedule.failed(Failure::RateLimited(asked), world.now, half);
-    world.schedule.credential_changed(world.now);
-    assert!(world.schedule.until_attempt(world.now) >= asked);
-}
-
-#[test]
-fn other_settings_are_in_force_at_once() {
-    let mut world = World::new(Timing::default(), DAY);
-    world.run(Duration::from_mins(1), |_| Ok(()));
-    let before = world.schedule.next_renewal().unwrap();
-    let early = Timing { renew_fraction: Fraction::new(0.1, 0.1).unwrap(), ..Timing::default() };
-    world.schedule.reconfigure(early, world.now);
-    assert!(world.schedule.next_renewal().unwrap() < before);
-    assert_eq!(world.schedule.timing(), early);
-    world.schedule.failed(Failure::Refused, world.now, Jitter::new(0.5).unwrap());
-    world.schedule.reconfigure(Timing::default(), world.now);
-    assert_eq!(world.schedule.until_attempt(world.now), Duration::ZERO);
-}
-
-#[test]
-fn what_is_no_longer_wanted_is_not_asked_for() {
-    let mut world = World::new(Timing::default(), DAY);
-    world.run(Duration::from_mins(1), |_| Ok(()));
-    world.schedule.request(RenewReason::Changed);
-    world.schedule.withdraw(RenewReason::Operator);
-    assert!(world.schedule.wanted(world.now).is_some());
-    world.schedule.withdraw(RenewReason::Changed);
-    assert_eq!(world.schedule.wanted(world.now), None);
-}
-
-#[test]
-fn no_wish_that_comes_and_goes_hides_what_is_due() {
-    let mut world = World::new(Timing::default(), DAY);
-    world.run(Duration::from_mins(1), |_| Ok(()));
-    world.schedule.request(RenewReason::Operator);
-    world.schedule.request(RenewReason::Changed);
-    assert_eq!(world.schedule.wanted(world.now), Some(RenewReason::Operator));
-    for reason in [RenewReason::Changed, RenewReason::Operator] {
-        world.schedule.withdraw(reason);
-    }
-    assert_eq!(world.schedule.wanted(world.now), None);
-    world.pass(DAY);
-    assert_eq!(world.schedule.wanted(world.now), Some(RenewReason::Expired));
-}
-
-#[test]
 fn a_refusal_leaves_time_for_another_try_before_a_short_certificate_expires() {
     let mut world = World::new(Timing::default(), Duration::from_mins(3));
     world.run(Duration::from_secs(1), |_| Ok(()));
@@ -346,3 +313,6 @@ proptest! {
         prop_assert!(per_bucket.iter().all(|count| (40..200).contains(count)), "{per_bucket:?}");
     }
 }
+
+mod clock;
+mod wishes;
