@@ -489,5 +489,6 @@ async fn roots_that_do_not_fit_cost_nothing_once_they_fit_again() {
     assert_eq!(published().roots().len(), 2);
 }
 
+mod adoption;
 mod failures;
 mod handover;

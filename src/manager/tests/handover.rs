@@ -81,6 +81,7 @@ async fn another_directory_gets_the_certificate_even_if_it_cannot_be_written_at_
     let obstacle = elsewhere.join("..data_tmp");
     std::fs::create_dir_all(&obstacle).unwrap();
     let serial = world.handle.published().borrow().as_ref().unwrap().serial().to_owned();
+    *world.shared.roots.lock().unwrap() = Some(world.handle.published().borrow().as_ref().unwrap().roots().to_vec());
     let world = world.reconfigured(|config| config.files.directory.clone_from(&elsewhere)).await;
     world.until(Event::PublishFailed, 3).await;
     assert_eq!(world.handle.published().borrow().as_ref().unwrap().serial(), serial);
