@@ -68,7 +68,9 @@ async fn other_names_are_asked_for_at_once_and_the_old_ones_serve_meanwhile() {
     world.until(Event::CaUnavailable, 1).await;
     assert!(world.handle.status().borrow().certificate_valid(world.clock.now().wall));
     world.fail(None);
+    let before = tokio::time::Instant::now();
     world.until(Event::CertRenewed, 1).await;
+    assert!(before.elapsed() < Duration::from_mins(2), "{:?}", before.elapsed());
     let names = world.handle.status().borrow().certificate.as_ref().unwrap().names.clone();
     assert!(names.contains(&"DNS:further".to_owned()), "{names:?}");
 }
@@ -92,4 +94,57 @@ async fn another_directory_gets_the_certificate_even_if_it_cannot_be_written_at_
     }
     assert!(published());
     assert_eq!(world.orders(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_worker_inherits_nothing_but_the_life() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    world.fail(Some(IssueErrorKind::Refused));
+    let other = |config: &mut Config| config.identity = crate::testing::identity("other");
+    let world = world.reconfigured(other).await;
+    world.until(Event::CsrFailed, 1).await;
+    assert_eq!(world.shared.by_certificate.lock().unwrap().last(), Some(&false));
+    assert!(world.handle.published().borrow().is_none());
+    tokio::time::sleep(HOUR).await;
+    assert!(!world.task.is_finished());
+    world.fail(None);
+    world.until(Event::CertRenewed, 1).await;
+    let subject = world.handle.status().borrow().certificate.as_ref().unwrap().subject.clone();
+    assert!(subject.starts_with("CN=other,"), "{subject}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_no_longer_fits_is_not_sent_again() {
+    let changes: [fn(&mut Config); 2] = [
+        |config| config.key_type = KeyType::EcdsaP384,
+        |config| drop(config.identity.names.insert("further".parse().unwrap())),
+    ];
+    for change in changes {
+        let world = World::with(|_| {}, Some(IssueErrorKind::Unavailable));
+        world.until(Event::CaUnavailable, 1).await;
+        let world = world.reconfigured(change).await;
+        world.fail(None);
+        world.until(Event::CertIssued, 1).await;
+        let csrs = world.shared.csrs.lock().unwrap().clone();
+        assert_ne!(csrs.first(), csrs.last());
+        assert_eq!(world.count(Event::ValidationFailed), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_of_other_names_that_waited_for_the_disk_is_not_written() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let obstacle = world.directory.path().join("certs/..data_tmp");
+    std::fs::create_dir(&obstacle).unwrap();
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::PublishFailed, 1).await;
+    let asked = world.orders();
+    let world = world.reconfigured(|config| drop(config.identity.names.insert("further".parse().unwrap()))).await;
+    std::fs::remove_dir(&obstacle).unwrap();
+    world.until(Event::CertRenewed, 1).await;
+    assert_eq!(world.orders(), asked + 1);
+    let names = world.handle.status().borrow().certificate.as_ref().unwrap().names.clone();
+    assert!(names.contains(&"DNS:further".to_owned()), "{names:?}");
 }
