@@ -118,7 +118,7 @@ async fn another_worker_inherits_nothing_but_the_life() {
 async fn an_order_that_no_longer_fits_is_not_sent_again() {
     let changes: [fn(&mut Config); 2] = [
         |config| config.key_type = KeyType::EcdsaP384,
-        |config| drop(config.identity.names.insert("further".parse().unwrap())),
+        |config| config.identity.names.extend(["further".parse().unwrap()]),
     ];
     for change in changes {
         let world = World::with(|_| {}, Some(IssueErrorKind::Unavailable));
@@ -141,7 +141,7 @@ async fn a_certificate_of_other_names_that_waited_for_the_disk_is_not_written() 
     assert!(world.handle.tell(Command::Renew(None)));
     world.until(Event::PublishFailed, 1).await;
     let asked = world.orders();
-    let world = world.reconfigured(|config| drop(config.identity.names.insert("further".parse().unwrap()))).await;
+    let world = world.reconfigured(|config| config.identity.names.extend(["further".parse().unwrap()])).await;
     std::fs::remove_dir(&obstacle).unwrap();
     world.until(Event::CertRenewed, 1).await;
     assert_eq!(world.orders(), asked + 1);
