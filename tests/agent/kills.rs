@@ -82,7 +82,8 @@ fn an_agent_killed_before_its_first_certificate_leaves_one_or_none() {
             let left = whole_certificate(&worker, &ca);
             let mut agent = worker.start();
             let outcome = match (outcome(&mut agent), &left) {
-                (Outcome::Adopted, Some(_)) => {
+                // Without a link to it, a finished generation is found and linked by the next agent.
+                (Outcome::Adopted, _) => {
                     assert_adopted(&worker, &agent);
                     0
                 }
@@ -90,7 +91,7 @@ fn an_agent_killed_before_its_first_certificate_leaves_one_or_none() {
                 // The answer and the token with it died with the first agent; the user gives another.
                 (Outcome::Ended(code), None) => {
                     assert_eq!(code, Some(77), "{}", agent.log());
-                    assert!(agent.log().contains("give a fresh token"), "{}", agent.log());
+                    until("the reason", || agent.log().contains("give a fresh token").then_some(()));
                     worker.write_token(&ca.token(&name));
                     agent = worker.start();
                     agent.event("CERT_ISSUED", 1);
@@ -227,7 +228,9 @@ fn assert_in_order(worker: &Worker) {
     assert_stable_paths(worker);
     let directory = worker.certificates();
     for generation in generations(&directory) {
-        let mode = fs::metadata(&generation).unwrap().permissions().mode() & 0o777;
+        // One that was superseded may be swept meanwhile.
+        let Ok(metadata) = fs::metadata(&generation) else { continue };
+        let mode = metadata.permissions().mode() & 0o777;
         assert_eq!(mode, 0o755, "{} was left unfinished", generation.display());
     }
     let remains: Vec<_> = names(&directory).into_iter().filter(|name| name.ends_with("_tmp")).collect();
