@@ -1,11 +1,19 @@
-//! Owns the choice of cryptography: one provider for everything.
+//! Owns the choice of cryptography: one provider and one digest for everything.
 
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use aws_lc_rs::digest;
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 
 /// The crypto that every connection and every check uses: aws-lc, with X25519MLKEM768 preferred for key exchange.
 #[must_use]
 pub fn crypto_provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    Arc::new(provider::default_provider())
+}
+
+/// SHA-256 of `bytes`.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut output = [0; 32];
+    output.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    output
 }

@@ -9,8 +9,8 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::crypto::sha256;
 use crate::identity::bundle::{certificates_from_pem, certificates_to_pem};
-use crate::identity::key::sha256;
 use crate::identity::{KeyType, PrivateKey, TrustDomain};
 
 pub(crate) use files::{Lock, check_private, create_private};

@@ -12,8 +12,8 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::authority::Authority;
+use crate::crypto::sha256;
 use crate::identity::csr::{ORGANIZATION, ORGANIZATIONAL_UNIT, key_usages, san};
-use crate::identity::key::sha256;
 use crate::identity::metadata::serial_text;
 use crate::identity::{KeyType, SubjectAltName, WorkerId};
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::authority::{Authority, AuthorityError};
 use super::state::{NewToken, State, StateError, TokenRecord};
 use crate::clock::Clock;
-use crate::identity::key::sha256;
+use crate::crypto::sha256;
 use crate::identity::{SubjectAltName, WorkerId};
 
 /// The join tokens of one CA. Cheap to clone. Works beside a serving CA, in the same process or another.

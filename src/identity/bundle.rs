@@ -6,8 +6,9 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::key::{KeyError, PrivateKey, sha256};
+use super::key::{KeyError, PrivateKey};
 use super::metadata::CertificateMetadata;
+use crate::crypto::sha256;
 
 /// Key, chain and roots of one certificate. A value of this type is consistent: the leaf parses and its public key is
 /// the key's. Whether it may be installed is for [`Checks`](super::Checks) to say.

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::digest;
 use pkcs8::{LineEnding, SecretDocument};
 use rcgen::{KeyPair, PublicKeyData, RsaKeySize};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize, Zeroizing};
+
+use crate::crypto::sha256;
 
 /// The algorithm and size of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -177,13 +178,6 @@ impl fmt::Debug for PrivateKey {
 }
 
 const PKCS8_LABEL: &str = "PRIVATE KEY";
-
-/// SHA-256 of `bytes`.
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut output = [0; 32];
-    output.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    output
-}
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::directory::Directory;
 use super::error::{StoreError, shown};
 use super::layout::{FINISHED_MODE, GenerationName, Protection, PublishedFile, UNFINISHED_MODE};
-use crate::identity::key::sha256;
+use crate::crypto::sha256;
 
 /// A generation under construction. Until it is finished nobody else can enter it; dropped, it is removed.
 pub(super) struct Staging<'a> {

@@ -9,8 +9,8 @@ use super::error::{StoreError, shown};
 use super::layout::{CERTIFICATE_FILE, DATA_LINK, FILE_LIMIT, GenerationName, KEY_FILE, PublishedFile, ROOTS_FILE};
 use super::links::{DataLink, StableLink, data_link, stable_link};
 use super::verify::Baseline;
+use crate::crypto::sha256;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
-use crate::identity::key::sha256;
 use crate::identity::{BundleError, CertificateBundle, PrivateKey};
 use crate::schedule::RenewalRecord;
 

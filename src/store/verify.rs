@@ -12,8 +12,8 @@ use super::error::StoreError;
 use super::layout::{DATA_LINK, FILE_LIMIT, Protection, PublishedFile};
 use super::links::{DataLink, StableLink, stable_link};
 use crate::config::FilesConfig;
+use crate::crypto::sha256;
 use crate::identity::CertificateBundle;
-use crate::identity::key::sha256;
 
 /// Something in the certificate directory that is not as it was published.
 #[derive(Debug, Clone, PartialEq, Eq)]

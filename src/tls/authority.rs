@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{is_ca, other};
-use crate::identity::key::sha256;
+use crate::crypto::sha256;
 
 /// Verifies as webpki does, with `anchor` as the root, and then refuses workers. It never accepts more than webpki
 /// would.

@@ -1,6 +1,7 @@
 //! Owns how crank-ca ends when it fails: the message and the exit code.
 
 use crank_agent::ca::{AuthorityError, CaError, StateError, TokenError};
+use crank_agent::printable::error_chain;
 
 /// What ends the program, with the code it ends with.
 pub(crate) struct Failure {
@@ -11,14 +12,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// The error with its causes.
     pub(crate) fn new(code: u8, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { code, message }
+        Self { code, message: error_chain(error) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Owns the files of a CA: where they are, their modes, and that they appear together.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::AuthorityError;
 use super::generate::Material;
+use crate::bounded::{ReadError, read_file};
 use crate::identity::TrustDomain;
 
 /// The directory that appears in one rename, below the data directory.
@@ -126,12 +127,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
 
 /// As [`read`], into memory that is wiped.
 pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, AuthorityError> {
-    let file = File::open(path).map_err(failed("read", path))?;
-    // Sized in advance, so that growing leaves no copy behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_LIMIT));
-    let limit = u64::try_from(FILE_LIMIT).unwrap_or(u64::MAX);
-    file.take(limit).read_to_end(&mut bytes).map_err(failed("read", path))?;
-    Ok(bytes)
+    read_file(path, FILE_LIMIT).map_err(|error| match error {
+        ReadError::Io { source, .. } => failed("read", path)(source),
+        other => AuthorityError::Invalid { path: path.to_owned(), reason: other.to_string() },
+    })
 }
 
 /// The settings of a CA.
@@ -170,7 +169,7 @@ const SETTINGS: &str = "settings.json";
 
 const STAGING: &str = ".authority.new";
 
-const FILE_LIMIT: usize = 64 * 1024;
+const FILE_LIMIT: u64 = 64 * 1024;
 
 const LOCK_ATTEMPTS: u32 = 100;
 

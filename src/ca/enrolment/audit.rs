@@ -5,6 +5,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Context, Credential, EnrolmentError, IssuedCertificate};
 use crate::identity::WorkerId;
 use crate::policy::Decision;
+use crate::printable::error_chain;
 
 /// Gathers the facts of one request. Writes one line when it ends, or when it is dropped on the way.
 pub(super) struct Audit<'a> {
@@ -66,7 +67,7 @@ impl<'a> Audit<'a> {
                 let until = issued.not_after.format(&Rfc3339).unwrap_or_default();
                 self.line(self.granted, "", &format!("{} until {until}", names.join(", ")));
             }
-            Err(error) if error.is_internal() => self.line("failed", error.kind(), &with_causes(error)),
+            Err(error) if error.is_internal() => self.line("failed", error.kind(), &error_chain(error)),
             Err(error) => self.line("refused", error.kind(), &error.to_string()),
         }
     }
@@ -97,15 +98,4 @@ impl Drop for Audit<'_> {
             self.line("failed", "aborted", "the client went away or the deadline passed");
         }
     }
-}
-
-fn with_causes(error: &EnrolmentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    crate::printable::printable(&text, crate::printable::FOREIGN_TEXT_LIMIT)
 }

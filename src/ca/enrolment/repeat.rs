@@ -11,9 +11,9 @@ use super::{Credential, EnrolmentError, IssuedCertificate, Requester};
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::sign::CertifiableKey;
 use crate::ca::state::IssuedRecord;
+use crate::crypto::sha256;
 use crate::identity::SubjectAltName;
 use crate::identity::bundle::certificates_to_pem;
-use crate::identity::key::sha256;
 
 impl CertificateAuthorityManager {
     /// The certificate that an earlier request got with the same credential, for the same key and names: what a token

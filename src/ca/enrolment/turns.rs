@@ -6,7 +6,7 @@ use std::array;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::Credential;
-use crate::identity::key::sha256;
+use crate::crypto::sha256;
 
 /// A fixed number of places, so that no number of credentials fills memory. Two that share a place wait for each other,
 /// which costs a few milliseconds.

@@ -17,7 +17,7 @@ fn worker(name: &str) -> WorkerId {
 fn new_token(id: &str) -> NewToken {
     NewToken {
         id: id.to_owned(),
-        digest: crate::identity::key::sha256(id.as_bytes()),
+        digest: crate::crypto::sha256(id.as_bytes()),
         worker_id: worker("streaming"),
         names: BTreeSet::from(["a.b".parse().unwrap(), "10.0.0.7".parse().unwrap()]),
         created_at: NOW,
