@@ -110,6 +110,8 @@ async fn a_spoilt_generation_is_replaced_and_removed_in_its_time() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
     let certificates = world.directory.path().join("certs");
+    // Nothing else is to be removed.
+    tokio::time::sleep(Duration::from_mins(5)).await;
     let spoilt = std::fs::read_link(certificates.join("..data")).unwrap();
     std::fs::write(certificates.join("..data/client.crt"), "spoilt").unwrap();
     assert!(world.handle.tell(Command::FilesChanged));

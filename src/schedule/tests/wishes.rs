@@ -90,9 +90,11 @@ fn refused_agents_do_not_come_back_together() {
 #[test]
 fn a_refusal_just_before_the_end_is_no_reason_to_hurry() {
     let timing = Timing::default();
-    let mut world = World::new(timing, Duration::from_mins(1));
+    // A minute of its life is over when it comes.
+    let mut world = World::new(timing, Duration::from_mins(2));
     world.run(Duration::from_secs(1), |_| Ok(()));
     world.pass(Duration::from_secs(55));
+    assert!(world.valid());
     let wait = world.schedule.failed(Failure::Refused, world.now, Jitter::new(0.0).unwrap());
     assert!(wait >= timing.min_interval.mul_f64(0.75), "{wait:?}");
 }
