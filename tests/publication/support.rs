@@ -114,7 +114,12 @@ pub(crate) fn current(directory: &Path) -> Option<PathBuf> {
 
 /// This test program again, running only `test` with `directory` in its environment.
 pub(crate) fn child(test: &str, directory: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    child_of(&std::env::current_exe().unwrap(), test, directory)
+}
+
+/// The same with a copy of this program, for a user who may not pass to where it was built.
+pub(crate) fn child_of(program: &Path, test: &str, directory: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(CHILD_DIRECTORY, directory)

@@ -12,7 +12,7 @@ use std::process::Command;
 use crank_agent::store::{ChangeKind, Store, StoreError, read_bundle};
 
 use crate::support::{
-    bundle, child, child_directory, config, generations, mode, names, now, record, set_mode, wait_until,
+    bundle, child_directory, child_of, config, generations, mode, names, now, record, set_mode, wait_until,
 };
 
 /// A mount that goes with the value.
@@ -184,10 +184,12 @@ fn an_agent_without_the_right_to_write_or_to_give_away_says_so() {
         fs::create_dir(path).unwrap();
         set_mode(path, mode);
     }
+    let program = root.path().join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     for (test, path) in
         [("volumes::child_has_no_right_to_write", &closed), ("volumes::child_has_no_right_to_give_away", &open)]
     {
-        let status = child(test, path).uid(65_534).gid(65_534).status().unwrap();
+        let status = child_of(&program, test, path).uid(65_534).gid(65_534).status().unwrap();
         assert!(status.success(), "{test}");
     }
     assert!(names(&closed).is_empty());
