@@ -119,6 +119,13 @@ impl World {
         self.shared.csrs.lock().unwrap().len()
     }
 
+    /// A directory where the swap's link belongs: no publication gets through until it is removed.
+    fn obstruct(&self) -> std::path::PathBuf {
+        let obstacle = self.directory.path().join("certs/..data_tmp");
+        std::fs::create_dir(&obstacle).unwrap();
+        obstacle
+    }
+
     fn fail(&self, failure: Option<IssueErrorKind>) {
         *self.shared.failure.lock().unwrap() = failure;
     }
@@ -220,9 +227,7 @@ async fn without_certificate_a_refusal_ends_it_at_once() {
 async fn what_the_disk_does_not_take_is_written_later_without_asking_again() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
-    // A directory where the swap's link belongs: no publication gets through.
-    let obstacle = world.directory.path().join("certs/..data_tmp");
-    std::fs::create_dir(&obstacle).unwrap();
+    let obstacle = world.obstruct();
     assert!(world.handle.tell(Command::Renew(None)));
     world.until(Event::PublishFailed, 3).await;
     assert_eq!(world.shared.csrs.lock().unwrap().len(), 2);
@@ -251,8 +256,7 @@ async fn the_ca_is_not_asked_for_what_the_disk_would_not_take() {
 async fn what_expires_before_the_disk_takes_it_is_not_written() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
-    let obstacle = world.directory.path().join("certs/..data_tmp");
-    std::fs::create_dir(&obstacle).unwrap();
+    let obstacle = world.obstruct();
     assert!(world.handle.tell(Command::Renew(None)));
     world.until(Event::PublishFailed, 1).await;
     world.clock.suspend(HOUR * 13);

@@ -320,6 +320,15 @@ pub(crate) fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A worker of `ca` whose agent has a certificate and serves probes at the address.
+pub(crate) fn listening(ca: &Ca) -> (Worker, SocketAddr, Agent) {
+    let address = free_address();
+    let worker = Worker::of(ca, "streaming").with("CRANK_SERVER_LISTEN", &address.to_string());
+    let agent = worker.start();
+    agent.event("CERT_ISSUED", 1);
+    (worker, address, agent)
+}
+
 /// An address on loopback that nobody listens on.
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

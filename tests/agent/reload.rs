@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::liar::{Authority, LyingCa, Stream, reply, success};
-use crate::processes::{Agent, Ca, Worker, free_address, until};
+use crate::processes::{Agent, Ca, Worker, free_address, listening, until};
 use rustix::process::Signal;
 
 /// Replaces the configuration in one step.
@@ -214,11 +214,7 @@ fn a_reload_is_no_news_of_the_certificate_and_keeps_what_status_tells() {
 #[test]
 fn a_client_that_holds_a_connection_does_not_end_the_agent_at_a_reload() {
     let ca = Ca::start("1h");
-    let mut worker = Worker::of(&ca, "streaming");
-    let address = free_address();
-    worker.set("CRANK_SERVER_LISTEN", &address.to_string());
-    let mut agent = worker.start();
-    agent.event("CERT_ISSUED", 1);
+    let (worker, address, mut agent) = listening(&ca);
     let mut clients: Vec<_> = (0..3).map(|_| half_a_request(&worker, address)).collect();
     configure(&worker, "[schedule]\ncheck_interval = \"30m\"\n");
     agent.event("CONFIG_RELOADED", 1);

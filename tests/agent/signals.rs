@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::liar::LyingCa;
-use crate::processes::{Agent, Ca, Worker, free_address, until};
+use crate::processes::{Agent, Ca, Worker, listening, until};
 use crate::reload::half_a_request;
 use rustix::process::Signal;
 
@@ -94,11 +94,7 @@ fn a_ca_that_does_not_answer_does_not_hold_up_the_start_beyond_its_time() {
 #[test]
 fn the_end_comes_in_time_during_a_reload() {
     let ca = Ca::start("1h");
-    let mut worker = Worker::of(&ca, "streaming");
-    let address = free_address();
-    worker.set("CRANK_SERVER_LISTEN", &address.to_string());
-    let mut agent = worker.start();
-    agent.event("CERT_ISSUED", 1);
+    let (worker, address, mut agent) = listening(&ca);
     let _client = half_a_request(&worker, address);
     std::fs::write(worker.config_file(), "[schedule]\ncheck_interval = \"30m\"\n").unwrap();
     // The listener drains once it accepts no more.
@@ -109,11 +105,7 @@ fn the_end_comes_in_time_during_a_reload() {
 #[test]
 fn the_end_comes_in_time_while_clients_hold_connections() {
     let ca = Ca::start("1h");
-    let mut worker = Worker::of(&ca, "streaming");
-    let address = free_address();
-    worker.set("CRANK_SERVER_LISTEN", &address.to_string());
-    let mut agent = worker.start();
-    agent.event("CERT_ISSUED", 1);
+    let (worker, address, mut agent) = listening(&ca);
     let _clients: Vec<_> = (0..5).map(|_| half_a_request(&worker, address)).collect();
     ends_in_time(&mut agent);
 }

@@ -16,8 +16,7 @@ async fn a_change_of_configuration_loses_no_order_and_no_certificate() {
     let csrs = world.shared.csrs.lock().unwrap().clone();
     assert!(csrs.len() >= 3 && csrs.iter().all(|csr| *csr == csrs[0]), "the same order, sent again");
     // Issued, and not on disk.
-    let obstacle = world.directory.path().join("certs/..data_tmp");
-    std::fs::create_dir(&obstacle).unwrap();
+    let obstacle = world.obstruct();
     assert!(world.handle.tell(Command::Renew(None)));
     world.until(Event::PublishFailed, 1).await;
     let asked = world.orders();
@@ -139,8 +138,7 @@ async fn an_order_that_no_longer_fits_is_not_sent_again() {
 async fn a_certificate_of_other_names_that_waited_for_the_disk_is_not_written() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
-    let obstacle = world.directory.path().join("certs/..data_tmp");
-    std::fs::create_dir(&obstacle).unwrap();
+    let obstacle = world.obstruct();
     assert!(world.handle.tell(Command::Renew(None)));
     world.until(Event::PublishFailed, 1).await;
     let asked = world.orders();
