@@ -80,6 +80,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    /// Closing alone would leave the lock with a child process that has been forked and has not executed yet.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// What the holder writes: `process 17 on host-a`.
 fn holder_line(process: u32, host: &str) -> String {
     let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).take(64).collect();
@@ -120,6 +127,18 @@ mod tests {
                 prop_assert!(!holder.chars().any(char::is_control));
             }
         }
+    }
+
+    #[test]
+    fn a_dropped_lock_is_free_although_a_child_has_its_file_open() {
+        let temporary = tempfile::TempDir::new().unwrap();
+        let directory = Directory::open(temporary.path()).unwrap();
+        let lock = Lock::acquire(&directory).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        assert!(matches!(Lock::acquire(&directory), Err(StoreError::Locked { .. })));
+        drop(lock);
+        Lock::acquire(&directory).unwrap();
+        drop(inherited);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct Settings {
 /// kernel when the process dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -57,12 +57,19 @@ impl Lock {
             .map_err(failed("write", &path))?;
         for _ in 0..LOCK_ATTEMPTS {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
                 Err(error) => return Err(failed("lock", &path)(error.into())),
             }
         }
         Err(AuthorityError::Busy(data_dir.to_owned()))
+    }
+}
+
+impl Drop for Lock {
+    /// Closing alone would leave the lock with a child process that has been forked and has not executed yet.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
