@@ -123,7 +123,7 @@ impl Dev {
             .with_default("environment", "development")
             .with_default("identity.trust_domain", ca.trust_domain().as_str())
             .with_default("ca.url", &format!("https://localhost:{}", ca.address().port()))
-            .with_default("ca.root_file", &text(ca.root_path().to_owned()))
+            .with_default("ca.root_file", &text(ca.root_path()))
             .with_default("ca.token_file", &text(options.data_dir.join("token")))
             .with_default("files.directory", &text(options.data_dir.join("certs")))
             .with_default("server.listen", &loopback_address(AGENT_PORT).to_string());

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
+use super::authority::Authority;
 use super::manager::CertificateAuthorityManager;
 use super::request::{self, KeyRequest};
 use super::sign::{CertifiableKey, LeafPlan, Serial, SignError, Subject, sign};
@@ -144,7 +145,8 @@ impl CertificateAuthorityManager {
         let key = PrivateKey::generate(KeyType::EcdsaP256).map_err(|_| EnrolmentError::Key)?;
         let certifiable = CertifiableKey::new(&key.public_key_der(), KeyType::EcdsaP256).ok_or(EnrolmentError::Key)?;
         let now = self.clock.now().wall;
-        let (not_before, not_after) = validity::server(now, lifetime, self.authority.issuer_not_after())?;
+        let authority = self.authority();
+        let (not_before, not_after) = validity::server(now, lifetime, authority.issuer_not_after())?;
         let plan = LeafPlan {
             serial: Serial::random().map_err(|()| SignError::Serial)?,
             subject: Subject::Server,
@@ -154,9 +156,9 @@ impl CertificateAuthorityManager {
             not_after,
         };
         let context = Context { correlation_id: crate::events::new_correlation_id(), source: None };
-        let reservation = self.reservation(&plan, None, "self", "", &context, now);
-        let der = self.sign_recorded(&plan, &reservation, None).await?;
-        Ok((vec![der, self.authority.issuer().clone()], key, not_after))
+        let reservation = reservation(&authority, &plan, None, "self", "", &context, now);
+        let der = self.sign_recorded(&authority, &plan, &reservation, None).await?;
+        Ok((vec![der, authority.issuer().clone()], key, not_after))
     }
 
     async fn issue(
@@ -167,12 +169,13 @@ impl CertificateAuthorityManager {
         audit: &mut Audit<'_>,
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let KeyRequest { key, common_name, names } = request::parse(csr_pem)?;
-        if self.authority.owns_key(&key.digest()) {
+        let authority = self.authority();
+        if authority.owns_key(&key.digest()) {
             return Err(EnrolmentError::KeyOfAnother);
         }
-        let own_id = self.authority.trust_domain().worker(&requester.worker_id);
+        let own_id = authority.trust_domain().worker(&requester.worker_id);
         let names = authorise::names(requester, common_name.as_deref(), names, &own_id, &self.reserved)?;
-        if let Some(again) = self.repeat(requester, &key, &names, audit).await? {
+        if let Some(again) = self.repeat(&authority, requester, &key, &names, audit).await? {
             return Ok(again);
         }
         let capabilities = Capabilities {
@@ -195,11 +198,11 @@ impl CertificateAuthorityManager {
         }
         // Of those who ask at once with the same credential, the first may have got what the others ask for.
         let _turn = self.turns.take(&requester.credential).await;
-        if let Some(again) = self.repeat(requester, &key, &capabilities.names, audit).await? {
+        if let Some(again) = self.repeat(&authority, requester, &key, &capabilities.names, audit).await? {
             return Ok(again);
         }
         let now = self.clock.now().wall;
-        let (not_before, not_after) = validity::worker(now, period.period, self.authority.issuer_not_after())?;
+        let (not_before, not_after) = validity::worker(now, period.period, authority.issuer_not_after())?;
         let plan = LeafPlan {
             serial: Serial::random().map_err(|()| SignError::Serial)?,
             subject: Subject::Worker(worker_id.clone()),
@@ -209,24 +212,25 @@ impl CertificateAuthorityManager {
             not_after,
         };
         let credential = &requester.credential;
-        let reservation = self.reservation(&plan, Some(worker_id), credential.kind(), credential.id(), context, now);
+        let reservation =
+            reservation(&authority, &plan, Some(worker_id), credential.kind(), credential.id(), context, now);
         let reservation = Reservation { decision_id: decision.id.clone(), ..reservation };
         audit.reserved(&reservation.serial);
         let token = match credential {
             Credential::Token(id) => Some(TokenUse { id }),
             Credential::Certificate(_) | Credential::Caller => None,
         };
-        let der = match self.sign_recorded(&plan, &reservation, token).await {
+        let der = match self.sign_recorded(&authority, &plan, &reservation, token).await {
             // Another process that serves this CA was faster.
             Err(EnrolmentError::TokenUsed) => {
-                let again = self.repeat(requester, &plan.key, &plan.names, audit).await?;
+                let again = self.repeat(&authority, requester, &plan.key, &plan.names, audit).await?;
                 return again.ok_or(EnrolmentError::TokenUsed);
             }
             signed => signed?,
         };
         Ok(IssuedCertificate {
-            certificate_pem: certificates_to_pem(&[der, self.authority.issuer().clone()]),
-            ca_certificate_pem: self.certificate().root_pem.clone(),
+            certificate_pem: certificates_to_pem(&[der, authority.issuer().clone()]),
+            ca_certificate_pem: authority.public().root_pem.clone(),
             serial: reservation.serial,
             names: plan.names,
             not_before,
@@ -238,6 +242,7 @@ impl CertificateAuthorityManager {
     /// Reserve, sign, record: the one order in which a certificate comes to be.
     async fn sign_recorded(
         &self,
+        authority: &Authority,
         plan: &LeafPlan,
         reservation: &Reservation,
         token: Option<TokenUse<'_>>,
@@ -247,36 +252,36 @@ impl CertificateAuthorityManager {
             Reserved::KeyOfAnother => return Err(EnrolmentError::KeyOfAnother),
         }
         // Some 0.2 ms: less than a hop to another thread is worth.
-        let der = sign(&self.authority, plan)?;
+        let der = sign(authority, plan)?;
         match self.state.record_issued(&reservation.serial, &der, token, self.clock.now().wall).await? {
             Recorded::Done => Ok(der),
             Recorded::TokenGone => Err(EnrolmentError::TokenUsed),
         }
     }
+}
 
-    fn reservation(
-        &self,
-        plan: &LeafPlan,
-        worker_id: Option<&WorkerId>,
-        authentication: &'static str,
-        credential: &str,
-        context: &Context,
-        at: OffsetDateTime,
-    ) -> Reservation {
-        Reservation {
-            serial: plan.serial.to_string(),
-            worker_id: worker_id.cloned(),
-            names: plan.names.clone(),
-            not_before: plan.not_before,
-            not_after: plan.not_after,
-            key_digest: plan.key.digest(),
-            issuer_digest: sha256(self.authority.issuer()),
-            authentication,
-            credential: credential.to_owned(),
-            decision_id: String::new(),
-            correlation_id: context.correlation_id.clone(),
-            at,
-        }
+fn reservation(
+    authority: &Authority,
+    plan: &LeafPlan,
+    worker_id: Option<&WorkerId>,
+    authentication: &'static str,
+    credential: &str,
+    context: &Context,
+    at: OffsetDateTime,
+) -> Reservation {
+    Reservation {
+        serial: plan.serial.to_string(),
+        worker_id: worker_id.cloned(),
+        names: plan.names.clone(),
+        not_before: plan.not_before,
+        not_after: plan.not_after,
+        key_digest: plan.key.digest(),
+        issuer_digest: sha256(authority.issuer()),
+        authentication,
+        credential: credential.to_owned(),
+        decision_id: String::new(),
+        correlation_id: context.correlation_id.clone(),
+        at,
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::authority::{Authority, CaCertificate, InitOptions};
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
 use super::state::{State, StateError};
@@ -16,7 +18,7 @@ use crate::policy::Policy;
 
 /// A CA: makes its own root once, then signs certificates for workers and keeps the record of them.
 pub struct CertificateAuthorityManager {
-    pub(super) authority: Authority,
+    authority: watch::Sender<Arc<Authority>>,
     pub(super) state: State,
     pub(super) policy: Box<dyn Policy>,
     pub(super) clock: Arc<dyn Clock>,
@@ -64,21 +66,26 @@ impl CertificateAuthorityManager {
         environment: Environment,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
-        let authority = Authority::load(data_dir)?;
+        let (authority, _) = watch::channel(Arc::new(Authority::load(data_dir)?));
         let state = State::open(data_dir).await?;
         Ok(Self { authority, state, policy, clock, environment, reserved: BTreeSet::new(), turns: Turns::default() })
     }
 
     /// The public side of this CA.
     #[must_use]
-    pub fn certificate(&self) -> &CaCertificate {
-        self.authority.public()
+    pub fn certificate(&self) -> CaCertificate {
+        self.authority().public().clone()
     }
 
     /// The trust domain of the SPIFFE ids it issues.
     #[must_use]
-    pub fn trust_domain(&self) -> &TrustDomain {
-        self.authority.trust_domain()
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.authority().trust_domain().clone()
+    }
+
+    /// Keys and certificates as they are now. One request keeps what it began with.
+    pub(super) fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority.borrow())
     }
 
     /// The join tokens of this CA.
@@ -122,7 +129,7 @@ impl CertificateAuthorityManager {
 
 impl std::fmt::Debug for CertificateAuthorityManager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CertificateAuthorityManager").field("certificate", self.certificate()).finish_non_exhaustive()
+        f.debug_struct("CertificateAuthorityManager").field("certificate", &self.certificate()).finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@ mod connection;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,25 +99,25 @@ impl RunningCa {
 
     /// The root as a PEM file.
     #[must_use]
-    pub fn root_path(&self) -> &Path {
-        &self.manager.certificate().root_path
+    pub fn root_path(&self) -> PathBuf {
+        self.manager.certificate().root_path
     }
 
     /// The root as PEM.
     #[must_use]
-    pub fn root_pem(&self) -> &str {
-        &self.manager.certificate().root_pem
+    pub fn root_pem(&self) -> String {
+        self.manager.certificate().root_pem
     }
 
     /// SHA-256 of the root's DER, as `sha256:` and 64 hexadecimal digits.
     #[must_use]
-    pub fn root_fingerprint(&self) -> &str {
-        &self.manager.certificate().root_fingerprint
+    pub fn root_fingerprint(&self) -> String {
+        self.manager.certificate().root_fingerprint
     }
 
     /// The trust domain of the SPIFFE ids it issues.
     #[must_use]
-    pub fn trust_domain(&self) -> &TrustDomain {
+    pub fn trust_domain(&self) -> TrustDomain {
         self.manager.trust_domain()
     }
 

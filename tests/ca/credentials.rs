@@ -21,7 +21,7 @@ async fn a_worker_enrols_with_a_token_and_its_chain_verifies() {
     assert_eq!(reply.body["provider"]["name"], "crank-ca");
     assert_eq!(reply.body["ca_certificate"], ca.running.root_pem());
     assert_eq!(reply.chain().len(), 2);
-    assert_good(&reply, ca.running.root_pem(), &key, &identity.names);
+    assert_good(&reply, &ca.running.root_pem(), &key, &identity.names);
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_csr_without_names_gets_the_workers_own() {
     let csr = params.serialize_request(&key).unwrap().pem().unwrap();
     let reply = ca.enrol(&ca.client(), Some(&token), "streaming", &csr).await;
     let key = crank_agent::identity::PrivateKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
-    assert_good(&reply, ca.running.root_pem(), &key, &identity("streaming", &[]).names);
+    assert_good(&reply, &ca.running.root_pem(), &key, &identity("streaming", &[]).names);
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn the_current_certificate_renews_the_same_identity_and_no_other() {
 
     let (key, csr) = key_and_csr(&identity_now);
     let renewed = ca.enrol(&client, None, "streaming", &csr).await;
-    assert_good(&renewed, ca.running.root_pem(), &key, &identity_now.names);
+    assert_good(&renewed, &ca.running.root_pem(), &key, &identity_now.names);
     assert_ne!(renewed.chain()[0], first.chain()[0]);
 
     let (_, csr) = key_and_csr(&identity("other", &[]));
@@ -217,7 +217,7 @@ async fn a_key_of_another_worker_is_refused() {
     let (key, csr) = key_and_csr(&first);
     let token = ca.token("streaming", &[]).await;
     let reply = ca.enrol(&client, Some(&token), "streaming", &csr).await;
-    assert_good(&reply, ca.running.root_pem(), &key, &first.names);
+    assert_good(&reply, &ca.running.root_pem(), &key, &first.names);
     let csr = crank_agent::identity::csr::generate_csr(&identity("other", &[]), &key, KeyType::default()).unwrap();
     let token = ca.token("other", &[]).await;
     let reply = ca.enrol(&client, Some(&token), "other", &csr).await;

@@ -70,12 +70,12 @@ impl TestCa {
 
     /// A client that trusts this CA and shows no certificate.
     pub(crate) fn client(&self) -> Client {
-        client_with_config(client_config(self.running.root_pem(), None))
+        client_with_config(client_config(&self.running.root_pem(), None))
     }
 
     /// A client that shows `chain`.
     pub(crate) fn client_as(&self, chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Client {
-        client_with_config(client_config(self.running.root_pem(), Some((chain, key.to_rustls()))))
+        client_with_config(client_config(&self.running.root_pem(), Some((chain, key.to_rustls()))))
     }
 
     pub(crate) async fn token(&self, worker: &str, names: &[&str]) -> String {

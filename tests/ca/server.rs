@@ -17,7 +17,7 @@ use super::harness::{TestCa, client_config, client_with_config, eventually, iden
 
 async fn tls(ca: &TestCa) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(ca.running.address()).await.unwrap();
-    let connector = TlsConnector::from(Arc::new(client_config(ca.running.root_pem(), None)));
+    let connector = TlsConnector::from(Arc::new(client_config(&ca.running.root_pem(), None)));
     connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
 }
 

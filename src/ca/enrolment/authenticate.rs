@@ -56,7 +56,7 @@ impl CertificateAuthorityManager {
         if token.expires_at <= self.clock.now().wall {
             return Err(if token.used_at.is_some() { EnrolmentError::TokenUsed } else { EnrolmentError::TokenExpired });
         }
-        let own = RequestedIdentity::new(token.worker_id, self.authority.trust_domain(), []);
+        let own = RequestedIdentity::new(token.worker_id, self.authority().trust_domain(), []);
         let permitted: BTreeSet<_> = own.names.iter().cloned().chain(token.names).collect();
         Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential })
     }

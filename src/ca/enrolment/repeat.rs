@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::audit::Audit;
 use super::{Credential, EnrolmentError, IssuedCertificate, Requester};
+use crate::ca::authority::Authority;
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::sign::CertifiableKey;
 use crate::ca::state::IssuedRecord;
@@ -21,13 +22,14 @@ impl CertificateAuthorityManager {
     /// signed, and no policy asked: the decision of then stands. A used token is good for nothing else.
     pub(super) async fn repeat(
         &self,
+        authority: &Authority,
         requester: &Requester,
         key: &CertifiableKey,
         names: &BTreeSet<SubjectAltName>,
         audit: &mut Audit<'_>,
     ) -> Result<Option<IssuedCertificate>, EnrolmentError> {
         let now = self.clock.now().wall;
-        let asked = Asked { key_digest: key.digest(), names, issuer_digest: sha256(self.authority.issuer()), now };
+        let asked = Asked { key_digest: key.digest(), names, issuer_digest: sha256(authority.issuer()), now };
         let earlier = match &requester.credential {
             Credential::Token(id) => match self.state.issued_for_token(id).await? {
                 Some(earlier) if !asked.is_answered_by(&earlier) => return Err(EnrolmentError::TokenUsed),
@@ -39,24 +41,24 @@ impl CertificateAuthorityManager {
             }
             Credential::Caller => None,
         };
-        let again = earlier.map(|earlier| self.sent_before(earlier));
+        let again = earlier.map(|earlier| sent_before(authority, earlier));
         if let Some(again) = &again {
             audit.repeated(again);
         }
         Ok(again)
     }
+}
 
-    fn sent_before(&self, record: IssuedRecord) -> IssuedCertificate {
-        let leaf = CertificateDer::from(record.der);
-        IssuedCertificate {
-            certificate_pem: certificates_to_pem(&[leaf, self.authority.issuer().clone()]),
-            ca_certificate_pem: self.certificate().root_pem.clone(),
-            serial: record.serial,
-            names: record.names,
-            not_before: record.not_before,
-            not_after: record.not_after,
-            decision_id: record.decision_id,
-        }
+fn sent_before(authority: &Authority, record: IssuedRecord) -> IssuedCertificate {
+    let leaf = CertificateDer::from(record.der);
+    IssuedCertificate {
+        certificate_pem: certificates_to_pem(&[leaf, authority.issuer().clone()]),
+        ca_certificate_pem: authority.public().root_pem.clone(),
+        serial: record.serial,
+        names: record.names,
+        not_before: record.not_before,
+        not_after: record.not_after,
+        decision_id: record.decision_id,
     }
 }
 

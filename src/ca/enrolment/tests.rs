@@ -60,7 +60,7 @@ impl Fixture {
     }
 
     fn identity(&self, worker: &str) -> RequestedIdentity {
-        RequestedIdentity::new(WorkerId::new(worker).unwrap(), self.manager.trust_domain(), [])
+        RequestedIdentity::new(WorkerId::new(worker).unwrap(), &self.manager.trust_domain(), [])
     }
 
     async fn token(&self, worker: &str) -> String {
@@ -176,7 +176,8 @@ async fn a_key_that_another_worker_or_the_ca_has_is_refused() {
     assert!(sign("streaming", &key).await.is_ok());
     assert!(sign("streaming", &key).await.is_ok());
     assert!(matches!(sign("other", &key).await, Err(EnrolmentError::KeyOfAnother)));
-    let issuer_key = fixture.manager.authority.issuer_key();
+    let authority = fixture.manager.authority();
+    let issuer_key = authority.issuer_key();
     assert!(matches!(sign("streaming", issuer_key).await, Err(EnrolmentError::KeyOfAnother)));
 }
 
@@ -318,7 +319,7 @@ async fn a_serial_reserved_before_a_crash_does_not_block_token_or_key() {
         not_before: now,
         not_after: now + time::Duration::days(1),
         key_digest: sha256(&key.public_key_der()),
-        issuer_digest: sha256(fixture.manager.authority.issuer()),
+        issuer_digest: sha256(fixture.manager.authority().issuer()),
         authentication: "token",
         credential: fixture.manager.tokens().list().await.unwrap().remove(0).id,
         decision_id: "dec_1".to_owned(),

@@ -29,7 +29,7 @@ pub(super) async fn health(manager: &CertificateAuthorityManager) -> Result<Resp
 
 /// `GET /ca/certificate`.
 pub(super) fn root(manager: &CertificateAuthorityManager) -> Result<Response, Problem> {
-    let body = RootReply { ca_certificate: manager.certificate().root_pem.clone(), provider: provider() };
+    let body = RootReply { ca_certificate: manager.certificate().root_pem, provider: provider() };
     json_answer(StatusCode::OK, &body)
 }
 
@@ -80,7 +80,7 @@ pub(super) fn config(manager: &CertificateAuthorityManager) -> Result<Response, 
 
 /// Whether a certificate could be issued now.
 async fn is_healthy(manager: &CertificateAuthorityManager) -> bool {
-    let issuer_lives = manager.clock.now().wall + SHORTEST_LIFETIME < manager.authority.issuer_not_after();
+    let issuer_lives = manager.clock.now().wall + SHORTEST_LIFETIME < manager.authority().issuer_not_after();
     issuer_lives && manager.state.is_alive().await
 }
 

@@ -47,7 +47,7 @@ impl ServerCertificate {
 
     /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify ends the handshake.
     pub(super) fn tls_config(self: &Arc<Self>) -> Result<ServerConfig, CaError> {
-        let roots = [self.manager.authority.root().clone()];
+        let roots = [self.manager.authority().root().clone()];
         let certificate = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
         server_config(certificate, Some(&roots), Arc::clone(&self.manager.clock)).map_err(CaError::Tls)
     }
@@ -107,7 +107,7 @@ async fn next(
 ) -> Result<Current, CaError> {
     let (mut chain, key, not_after) =
         manager.issue_server_certificate(names, lifetime).await.map_err(CaError::ServerCertificate)?;
-    chain.push(manager.authority.root().clone());
+    chain.push(manager.authority().root().clone());
     let signing_key = provider.key_provider.load_private_key(key.to_rustls());
     let signing_key = signing_key.map_err(|error| CaError::Tls(TlsError::Certificate(error)))?;
     let certified = Arc::new(CertifiedKey::new(chain, signing_key));
