@@ -40,7 +40,7 @@ pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_
 pub use request::CsrRefusal;
 pub use server::{DRAIN_DEADLINE, RunningCa, Server};
 pub use sign::SignError;
-pub use state::{StateError, TokenRecord};
+pub use state::{Database, PostgresServer, StateError, TokenRecord};
 pub use token::{CreatedToken, TokenError, TokenSecret, Tokens};
 
 /// The settings of a serving CA.
@@ -48,6 +48,8 @@ pub use token::{CreatedToken, TokenError, TokenSecret, Tokens};
 pub struct CaConfig {
     /// Where `init` put the CA; also holds its database.
     pub data_dir: PathBuf,
+    /// Where its record is.
+    pub database: Database,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The names of the CA's own server certificate; not empty. No worker gets one of them, but for `localhost` and
@@ -96,6 +98,7 @@ impl CaConfig {
     pub fn new(data_dir: PathBuf, listen: SocketAddr, names: Vec<SubjectAltName>) -> Self {
         Self {
             data_dir,
+            database: Database::Sqlite,
             listen,
             names,
             lifetime: crate::policy::default::LONGEST_LIFETIME,

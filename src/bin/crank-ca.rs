@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
-use crank_agent::ca::{CaConfig, CertificateAuthorityManager, InitOptions, Server, Tokens};
+use crank_agent::ca::{CaConfig, CertificateAuthorityManager, Database, InitOptions, Server, Tokens};
 use crank_agent::clock::{Clock, SystemClock};
 use crank_agent::config::Environment;
 use time::format_description::well_known::Rfc3339;
@@ -109,7 +109,7 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     match token {
         Token::Create { data, worker, ttl, names, out } => {
-            let tokens = Tokens::open(&data.data_dir, clock).await?;
+            let tokens = Tokens::open(&data.data_dir, &Database::Sqlite, clock).await?;
             let created = tokens.create(worker, ttl, names).await?;
             let written = match &out {
                 None => say(&format!("{}\n", created.secret.expose())),
@@ -128,7 +128,7 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
             written
         }
         Token::List { data } => {
-            let tokens = Tokens::open(&data.data_dir, Arc::clone(&clock)).await?;
+            let tokens = Tokens::open(&data.data_dir, &Database::Sqlite, Arc::clone(&clock)).await?;
             let now = clock.now().wall;
             let mut lines = vec![format!("{:<22}{:<10}{:<24}{}\n", "ID", "STATE", "EXPIRES", "WORKER")];
             for token in tokens.list().await? {
@@ -145,7 +145,7 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
             say(&lines.concat())
         }
         Token::Revoke { data, id } => {
-            let tokens = Tokens::open(&data.data_dir, clock).await?;
+            let tokens = Tokens::open(&data.data_dir, &Database::Sqlite, clock).await?;
             let revoked = tokens.revoke(&id).await?;
             tokens.close().await;
             if revoked {

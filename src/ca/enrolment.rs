@@ -20,7 +20,7 @@ use super::authority::Authority;
 use super::manager::CertificateAuthorityManager;
 use super::request::{self, KeyRequest};
 use super::sign::{CertifiableKey, LeafPlan, Serial, SignError, Subject, sign};
-use super::state::{Recorded, Reservation, Reserved, TokenUse};
+use super::state::{Issuance, Recorded, Reservation, Reserved};
 use crate::crypto::sha256;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, PrivateKey, SubjectAltName, WorkerId};
@@ -157,7 +157,7 @@ impl CertificateAuthorityManager {
         };
         let context = Context { correlation_id: crate::events::new_correlation_id(), source: None };
         let reservation = reservation(&authority, &plan, None, "self", "", &context, now);
-        let der = self.sign_recorded(&authority, &plan, &reservation, None).await?;
+        let der = self.sign_recorded(&authority, &plan, reservation, None).await?;
         Ok((vec![der, authority.issuer().clone()], key, not_after))
     }
 
@@ -217,10 +217,10 @@ impl CertificateAuthorityManager {
         let reservation = Reservation { decision_id: decision.id.clone(), ..reservation };
         audit.reserved(&reservation.serial);
         let token = match credential {
-            Credential::Token(id) => Some(TokenUse { id }),
+            Credential::Token(id) => Some(id.clone()),
             Credential::Certificate(_) | Credential::Caller => None,
         };
-        let der = match self.sign_recorded(&authority, &plan, &reservation, token).await {
+        let der = match self.sign_recorded(&authority, &plan, reservation, token).await {
             // Another process that serves this CA was faster.
             Err(EnrolmentError::TokenUsed) => {
                 let again = self.repeat(&authority, requester, &plan.key, &plan.names, audit).await?;
@@ -231,7 +231,7 @@ impl CertificateAuthorityManager {
         Ok(IssuedCertificate {
             certificate_pem: certificates_to_pem(&[der, authority.issuer().clone()]),
             ca_certificate_pem: authority.public().root_pem.clone(),
-            serial: reservation.serial,
+            serial: plan.serial.to_string(),
             names: plan.names,
             not_before,
             not_after,
@@ -244,16 +244,25 @@ impl CertificateAuthorityManager {
         &self,
         authority: &Authority,
         plan: &LeafPlan,
-        reservation: &Reservation,
-        token: Option<TokenUse<'_>>,
+        reservation: Reservation,
+        token: Option<String>,
     ) -> Result<CertificateDer<'static>, EnrolmentError> {
+        let worker_id = reservation.worker_id.clone();
         match self.state.reserve(reservation).await? {
             Reserved::Done => {}
             Reserved::KeyOfAnother => return Err(EnrolmentError::KeyOfAnother),
         }
         // Some 0.2 ms: less than a hop to another thread is worth.
         let der = sign(authority, plan)?;
-        match self.state.record_issued(&reservation.serial, &der, token, self.clock.now().wall).await? {
+        let issuance = Issuance {
+            serial: plan.serial.to_string(),
+            worker_id,
+            not_after: plan.not_after,
+            der: der.to_vec(),
+            token,
+            now: self.clock.now().wall,
+        };
+        match self.state.record_issued(issuance).await? {
             Recorded::Done => Ok(der),
             Recorded::TokenGone => Err(EnrolmentError::TokenUsed),
         }
@@ -279,6 +288,7 @@ fn reservation(
         issuer_digest: sha256(authority.issuer()),
         authentication,
         credential: credential.to_owned(),
+        source: context.source.map(|source| source.to_string()).unwrap_or_default(),
         decision_id: String::new(),
         correlation_id: context.correlation_id.clone(),
         at,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::authority::{Authority, CaCertificate, InitOptions};
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
-use super::state::{State, StateError};
+use super::state::{Database, State, StateError};
 use super::token::Tokens;
 use super::{CaError, request};
 use crate::clock::{Clock, SystemClock};
@@ -62,12 +62,13 @@ impl CertificateAuthorityManager {
     /// When there is none, its parts do not fit, its files are open to other users, or its database does not open.
     pub async fn open(
         data_dir: &Path,
+        database: &Database,
         policy: Box<dyn Policy>,
         environment: Environment,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
         let (authority, _) = watch::channel(Arc::new(Authority::load(data_dir)?));
-        let state = State::open(data_dir).await?;
+        let state = State::open(data_dir, database).await?;
         Ok(Self { authority, state, policy, clock, environment, reserved: BTreeSet::new(), turns: Turns::default() })
     }
 

@@ -67,6 +67,7 @@ impl Server {
 
         let mut manager = CertificateAuthorityManager::open(
             &config.data_dir,
+            &config.database,
             Box::new(policy),
             config.environment,
             Arc::clone(&clock),

@@ -1,29 +1,34 @@
-//! Owns the CA's record in `SQLite`: every statement of SQL is here or below; a write is on disk when it returns.
+//! Owns the CA's record, in `SQLite` or `PostgreSQL`: every statement of SQL is here or below; a write is on disk when it
+//! returns.
 
+mod backend;
 mod certificates;
+mod issuing;
 mod tokens;
+mod writer;
 
 use std::path::Path;
-use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::migrate::MigrateError;
 use time::OffsetDateTime;
 
-use super::authority::{AuthorityError, Lock, check_private, create_private};
+use super::authority::AuthorityError;
 use crate::identity::SubjectAltName;
 
-pub(crate) use certificates::{IssuedRecord, Recorded, Reservation, Reserved, TokenUse};
+use backend::{Pool, on};
+use writer::Writer;
+
+pub use backend::{Database, PostgresServer};
+pub(crate) use certificates::{Issuance, IssuedRecord, Recorded, Reservation, Reserved};
 pub(crate) use tokens::NewToken;
 pub use tokens::TokenRecord;
 
 /// The database. Cheap to clone; all clones share its connections.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
-    /// One connection, so that writers of this process queue here and not in the database's busy loop.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Pool,
+    readers: Pool,
+    issuing: Writer,
 }
 
 /// A record that cannot be read or written.
@@ -32,6 +37,14 @@ pub enum StateError {
     /// The file is missing, open to others, or locked.
     #[error(transparent)]
     File(#[from] AuthorityError),
+    /// A setting of the database that cannot be used.
+    #[error("{key}: {expected}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What was expected.
+        expected: String,
+    },
     /// The schema cannot be brought up to date.
     #[error("cannot prepare the database")]
     Migration(#[from] MigrateError),
@@ -50,6 +63,9 @@ pub enum StateError {
         /// What was found.
         what: &'static str,
     },
+    /// The CA is stopping.
+    #[error("the database is closed")]
+    Closed,
 }
 
 impl StateError {
@@ -58,53 +74,32 @@ impl StateError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::File(_) => "state_file",
+            Self::Setting { .. } => "state_setting",
             Self::Migration(_) => "state_migration",
             Self::Database { .. } => "state_database",
             Self::Corrupt { .. } => "state_corrupt",
+            Self::Closed => "state_closed",
         }
     }
 }
 
 impl State {
-    /// Opens the database below `data_dir`, which exists; makes it on first use.
-    pub(crate) async fn open(data_dir: &Path) -> Result<Self, StateError> {
-        let path = data_dir.join(FILE);
-        create_private(&path)?;
-        check_private(&path, "600")?;
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            // Durable before sent: WAL with anything less than FULL loses the last commits in a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
-        // Two processes that open a fresh database at once must not both make its tables.
-        let directory = data_dir.to_owned();
-        let lock = tokio::task::spawn_blocking(move || Lock::acquire(&directory)).await;
-        let lock = lock.map_err(|_| StateError::Corrupt { what: "a lock" })??;
-        let writer = pool(1).connect_with(options.clone()).await.map_err(failed("open"))?;
-        MIGRATIONS.run(&writer).await?;
-        drop(lock);
-        let readers = pool(READERS).connect_with(options).await.map_err(failed("open"))?;
-        Ok(Self { writer, readers })
+    /// Opens the record of the CA under `data_dir`, which exists; makes it on first use. Needs a tokio runtime.
+    pub(crate) async fn open(data_dir: &Path, database: &Database) -> Result<Self, StateError> {
+        let (writer, readers) = Pool::open(data_dir, database).await?;
+        let issuing = Writer::start(&writer);
+        Ok(Self { writer, readers, issuing })
     }
 
     /// Whether the database answers.
     pub(crate) async fn is_alive(&self) -> bool {
-        sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
+        on!(Pool, &self.readers, pool => sqlx::query("SELECT 1").execute(pool).await.is_ok())
     }
 
     /// Finishes what is queued and closes the file.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
-    }
-
-    /// Begins a transaction that holds the write lock from its first statement, so that what it read stays true.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StateError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed("begin"))
     }
 }
 
@@ -128,18 +123,6 @@ fn time_from_seconds(seconds: i64) -> Result<OffsetDateTime, StateError> {
 fn digest_from(bytes: &[u8]) -> Result<[u8; 32], StateError> {
     bytes.try_into().map_err(|_| StateError::Corrupt { what: "a digest" })
 }
-
-static MIGRATIONS: Migrator = sqlx::migrate!("src/ca/migrations/sqlite");
-
-const FILE: &str = "ca.sqlite3";
-
-const READERS: u32 = 4;
-
-/// How long a write waits for another process's.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a write waits for those of this process.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests;

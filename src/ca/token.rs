@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::authority::{Authority, AuthorityError};
-use super::state::{NewToken, State, StateError, TokenRecord};
+use super::state::{Database, NewToken, State, StateError, TokenRecord};
 use crate::clock::Clock;
 use crate::crypto::sha256;
 use crate::identity::{SubjectAltName, WorkerId};
@@ -101,9 +101,9 @@ impl Tokens {
     ///
     /// # Errors
     /// When there is no CA, its files are open to others, or its database does not open.
-    pub async fn open(data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, TokenError> {
+    pub async fn open(data_dir: &Path, database: &Database, clock: Arc<dyn Clock>) -> Result<Self, TokenError> {
         Authority::load(data_dir)?;
-        Ok(Self::new(State::open(data_dir).await?, clock))
+        Ok(Self::new(State::open(data_dir, database).await?, clock))
     }
 
     pub(crate) fn new(state: State, clock: Arc<dyn Clock>) -> Self {
@@ -193,7 +193,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     async fn tokens(directory: &TempDir) -> Tokens {
-        Tokens::new(State::open(directory.path()).await.unwrap(), Arc::new(SystemClock))
+        Tokens::new(State::open(directory.path(), &Database::Sqlite).await.unwrap(), Arc::new(SystemClock))
     }
 
     #[tokio::test]

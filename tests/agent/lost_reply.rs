@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crank_agent::ca::{CertificateAuthorityManager, TokenRecord};
+use crank_agent::ca::{CertificateAuthorityManager, Database, TokenRecord};
 use crank_agent::clock::SystemClock;
 use crank_agent::config::Environment;
 use crank_agent::policy::DefaultPolicy;
@@ -55,6 +55,7 @@ fn record(ca: &Ca) -> (u64, Vec<TokenRecord>) {
         let data_directory = ca.data_directory();
         let manager = CertificateAuthorityManager::open(
             &data_directory,
+            &Database::Sqlite,
             Box::new(DefaultPolicy::default()),
             Environment::Production,
             Arc::new(SystemClock),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crank_agent::ca::{CertificateAuthorityManager, Tokens};
+use crank_agent::ca::{CertificateAuthorityManager, Database, Tokens};
 use crank_agent::clock::SystemClock;
 use crank_agent::config::Environment;
 use crank_agent::identity::WorkerId;
@@ -107,6 +107,7 @@ async fn a_ca_that_is_killed_while_it_issues_ends_with_one_certificate_for_the_t
     let data = directory.data();
     let manager = CertificateAuthorityManager::open(
         Path::new(&data),
+        &Database::Sqlite,
         Box::new(DefaultPolicy::default()),
         Environment::Production,
         Arc::new(SystemClock),
@@ -152,7 +153,7 @@ async fn request_for(
 }
 
 async fn tokens(data: &Path) -> Tokens {
-    Tokens::open(data, Arc::new(SystemClock)).await.unwrap()
+    Tokens::open(data, &Database::Sqlite, Arc::new(SystemClock)).await.unwrap()
 }
 
 /// How long a request takes that nobody disturbs, on a connection of its own.

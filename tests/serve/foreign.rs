@@ -24,7 +24,7 @@ struct Files {
 fn files(running: &Running, identity: &CertificateBundle) -> Files {
     let directory = tempfile::tempdir().unwrap();
     Files {
-        root: write(directory.path(), "ca.crt", &running.ca.root_pem()),
+        root: write(directory.path(), "ca.crt", running.ca.root_pem()),
         chain: write(directory.path(), "client.crt", &identity.chain_pem()),
         key: write(directory.path(), "client.key", &identity.key_pem().unwrap()),
         _directory: directory,

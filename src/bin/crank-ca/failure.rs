@@ -54,7 +54,8 @@ fn authority_code(error: &AuthorityError) -> u8 {
 fn state_code(error: &StateError) -> u8 {
     match error {
         StateError::File(error) => authority_code(error),
-        StateError::Migration(_) | StateError::Corrupt { .. } => CONFIGURATION,
+        StateError::Migration(_) | StateError::Corrupt { .. } | StateError::Setting { .. } => CONFIGURATION,
+        StateError::Database { action: "open", .. } | StateError::Closed => UNAVAILABLE,
         StateError::Database { .. } => CANNOT_WRITE,
     }
 }

@@ -36,7 +36,7 @@ impl CertificateAuthorityManager {
                 earlier => earlier,
             },
             Credential::Certificate(serial) => {
-                let earlier = self.state.renewed_from(serial, &asked.key_digest).await?;
+                let earlier = self.state.issued_before("certificate", serial, &asked.key_digest).await?;
                 earlier.filter(|earlier| is_recent(earlier, now) && asked.is_answered_by(earlier))
             }
             Credential::Caller => None,
@@ -71,12 +71,13 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Whether `earlier` is what was asked for and still is of use: valid, and by the issuer that goes along with it.
+    /// Whether `earlier` is what was asked for and still is of use: valid, not revoked, and by the issuer that goes along with it.
     fn is_answered_by(&self, earlier: &IssuedRecord) -> bool {
         earlier.key_digest == self.key_digest
             && earlier.names == *self.names
             && earlier.issuer_digest == self.issuer_digest
             && self.now < earlier.not_after
+            && earlier.revoked_at.is_none()
     }
 }
 
@@ -108,6 +109,7 @@ mod tests {
             der: Vec::new(),
             decision_id: String::new(),
             issued_at: NOW,
+            revoked_at: None,
         }
     }
 

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::Barrier;
 
 use super::*;
+use crate::ca::state::Database;
 use crate::ca::state::Reservation;
 use crate::ca::token::TokenSecret;
 use crate::ca::{CsrRefusal, initialize_controller_certificates};
@@ -55,7 +56,10 @@ impl Fixture {
         initialize_controller_certificates(&data, Environment::Development).unwrap();
         let clock = Arc::new(TestClock::at(OffsetDateTime::now_utc()));
         let (policy, shared) = (Box::new(policy), Arc::clone(&clock) as Arc<dyn crate::clock::Clock>);
-        let manager = CertificateAuthorityManager::open(&data, policy, Environment::Development, shared).await.unwrap();
+        let manager =
+            CertificateAuthorityManager::open(&data, &Database::Sqlite, policy, Environment::Development, shared)
+                .await
+                .unwrap();
         Self { _directory: directory, clock, manager }
     }
 
@@ -322,11 +326,12 @@ async fn a_serial_reserved_before_a_crash_does_not_block_token_or_key() {
         issuer_digest: sha256(fixture.manager.authority().issuer()),
         authentication: "token",
         credential: fixture.manager.tokens().list().await.unwrap().remove(0).id,
+        source: String::new(),
         decision_id: "dec_1".to_owned(),
         correlation_id: "req_1".to_owned(),
         at: now,
     };
-    fixture.manager.state.reserve(&reservation).await.unwrap();
+    fixture.manager.state.reserve(reservation.clone()).await.unwrap();
     let csr = csr_of(&fixture.identity("streaming"), &key);
     let issued = fixture.enrol_with(&token, "streaming", csr).await.unwrap();
     assert_ne!(issued.serial, reservation.serial);

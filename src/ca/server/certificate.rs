@@ -117,6 +117,7 @@ async fn next(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ca::Database;
 
     #[tokio::test]
     async fn it_is_due_after_two_thirds_of_its_life_and_after_a_step_back() {
@@ -125,6 +126,7 @@ mod tests {
         crate::ca::initialize_controller_certificates(&data, crate::config::Environment::Development).unwrap();
         let manager = CertificateAuthorityManager::open(
             &data,
+            &Database::Sqlite,
             Box::new(crate::policy::DefaultPolicy::default()),
             crate::config::Environment::Development,
             Arc::new(crate::clock::SystemClock),

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use super::{State, StateError, digest_from, failed, names_from_text, names_to_text, time_from_seconds};
+use super::backend::on;
+use super::{State, StateError, digest_from, failed, names_from_text, time_from_seconds};
 use crate::identity::{SubjectAltName, WorkerId};
 
 /// What is written before signing.
@@ -30,6 +29,8 @@ pub(crate) struct Reservation {
     pub(crate) authentication: &'static str,
     /// The token's id, or the serial of the certificate shown.
     pub(crate) credential: String,
+    /// The client's address; empty for a caller in this process.
+    pub(crate) source: String,
     /// The policy's decision.
     pub(crate) decision_id: String,
     /// The request.
@@ -47,11 +48,21 @@ pub(crate) enum Reserved {
     KeyOfAnother,
 }
 
-/// A token that is used up together with the recording of a certificate.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TokenUse<'a> {
-    /// The token's id.
-    pub(crate) id: &'a str,
+/// A signed certificate, to be recorded.
+#[derive(Debug, Clone)]
+pub(crate) struct Issuance {
+    /// The serial, which has been reserved.
+    pub(crate) serial: String,
+    /// Whose certificate; `None` for the CA's own listener.
+    pub(crate) worker_id: Option<WorkerId>,
+    /// Its `notAfter`.
+    pub(crate) not_after: OffsetDateTime,
+    /// The certificate.
+    pub(crate) der: Vec<u8>,
+    /// The id of the token that is used up together with the recording.
+    pub(crate) token: Option<String>,
+    /// Now.
+    pub(crate) now: OffsetDateTime,
 }
 
 /// How the recording of a signed certificate ended.
@@ -86,156 +97,123 @@ pub(crate) struct IssuedRecord {
     pub(crate) decision_id: String,
     /// When it was recorded.
     pub(crate) issued_at: OffsetDateTime,
+    /// When it was revoked.
+    pub(crate) revoked_at: Option<OffsetDateTime>,
+}
+
+/// Begins every statement that reads [`IssuedRow`]s.
+macro_rules! issued_rows {
+    () => {
+        "SELECT c.serial, c.worker_id, c.names, c.not_before, c.not_after, c.key_digest, c.issuer_digest, c.der, \
+         c.decision_id, c.issued_at, r.revoked_at FROM certificates c LEFT JOIN revocations r ON r.serial = c.serial"
+    };
 }
 
 impl State {
     /// Writes the intention to sign, unless the key belongs to somebody else.
-    pub(crate) async fn reserve(&self, reservation: &Reservation) -> Result<Reserved, StateError> {
-        let worker_id = reservation.worker_id.as_ref().map(WorkerId::as_str);
-        let names = names_to_text(&reservation.names)?;
-        let mut transaction = self.begin().await?;
-        let others = sqlx::query("SELECT 1 FROM certificates WHERE key_digest = ? AND worker_id IS NOT ? LIMIT 1")
-            .bind(&reservation.key_digest[..])
-            .bind(worker_id)
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(failed("look up a key"))?;
-        if others.is_some() {
-            return Ok(Reserved::KeyOfAnother);
-        }
-        sqlx::query(
-            "INSERT INTO certificates (serial, purpose, status, worker_id, names, not_before, not_after, key_digest, \
-             issuer_digest, authentication, credential, decision_id, correlation_id, reserved_at) \
-             VALUES (?, ?, 'reserved', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&reservation.serial)
-        .bind(if worker_id.is_some() { "worker" } else { "server" })
-        .bind(worker_id)
-        .bind(names)
-        .bind(reservation.not_before.unix_timestamp())
-        .bind(reservation.not_after.unix_timestamp())
-        .bind(&reservation.key_digest[..])
-        .bind(&reservation.issuer_digest[..])
-        .bind(reservation.authentication)
-        .bind(&reservation.credential)
-        .bind(&reservation.decision_id)
-        .bind(&reservation.correlation_id)
-        .bind(reservation.at.unix_timestamp())
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed("reserve a serial"))?;
-        transaction.commit().await.map_err(failed("reserve a serial"))?;
-        Ok(Reserved::Done)
+    pub(crate) async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StateError> {
+        self.issuing.reserve(reservation).await
     }
 
     /// Writes a signed certificate and, in the same transaction, uses up the token it was asked with.
-    pub(crate) async fn record_issued(
-        &self,
-        serial: &str,
-        der: &[u8],
-        token: Option<TokenUse<'_>>,
-        now: OffsetDateTime,
-    ) -> Result<Recorded, StateError> {
-        let mut transaction = self.begin().await?;
-        if let Some(token) = token {
-            let used = sqlx::query(
-                "UPDATE tokens SET used_at = ?1, used_serial = ?2 \
-                 WHERE id = ?3 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > ?1",
-            )
-            .bind(now.unix_timestamp())
-            .bind(serial)
-            .bind(token.id)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed("use a token"))?;
-            if used.rows_affected() != 1 {
-                return Ok(Recorded::TokenGone);
-            }
-        }
-        let issued = sqlx::query(
-            "UPDATE certificates SET status = 'issued', der = ?, issued_at = ? \
-             WHERE serial = ? AND status = 'reserved'",
-        )
-        .bind(der)
-        .bind(now.unix_timestamp())
-        .bind(serial)
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed("record a certificate"))?;
-        if issued.rows_affected() != 1 {
-            return Err(StateError::Corrupt { what: "a reservation" });
-        }
-        transaction.commit().await.map_err(failed("record a certificate"))?;
-        Ok(Recorded::Done)
+    pub(crate) async fn record_issued(&self, issuance: Issuance) -> Result<Recorded, StateError> {
+        self.issuing.record(issuance).await
     }
 
     /// The certificate with this serial, if it was issued.
     pub(crate) async fn issued(&self, serial: &str) -> Result<Option<IssuedRecord>, StateError> {
-        let row = sqlx::query("SELECT * FROM certificates WHERE serial = ? AND status = 'issued'")
-            .bind(serial)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(failed("look up a certificate"))?;
-        row.as_ref().map(issued_from_row).transpose()
-    }
-
-    /// The certificate that the token with this id has been used for.
-    pub(crate) async fn issued_for_token(&self, id: &str) -> Result<Option<IssuedRecord>, StateError> {
-        let row =
-            sqlx::query("SELECT c.* FROM tokens t JOIN certificates c ON c.serial = t.used_serial WHERE t.id = ?")
-                .bind(id)
-                .fetch_optional(&self.readers)
+        let row: Option<IssuedRow> = on!(Pool, &self.readers, pool => {
+            sqlx::query_as(concat!(issued_rows!(), " WHERE c.serial = $1 AND c.status = 'issued'"))
+                .bind(serial)
+                .fetch_optional(pool)
                 .await
-                .map_err(failed("look up a token's certificate"))?;
-        row.as_ref().map(issued_from_row).transpose()
+                .map_err(failed("look up a certificate"))?
+        });
+        row.map(IssuedRecord::try_from).transpose()
     }
 
-    /// The newest certificate for this key that was asked for with the certificate `serial`.
-    pub(crate) async fn renewed_from(
+    /// The certificate that the token with this id was used for.
+    pub(crate) async fn issued_for_token(&self, id: &str) -> Result<Option<IssuedRecord>, StateError> {
+        let row: Option<IssuedRow> = on!(Pool, &self.readers, pool => {
+            sqlx::query_as(concat!(
+                issued_rows!(),
+                " JOIN tokens t ON t.used_serial = c.serial WHERE t.id = $1 AND c.status = 'issued'"
+            ))
+            .bind(id)
+            .fetch_optional(pool)
+            .await
+            .map_err(failed("look up a token's certificate"))?
+        });
+        row.map(IssuedRecord::try_from).transpose()
+    }
+
+    /// The newest certificate for this key that was asked for with the given credential, which is none of one use.
+    pub(crate) async fn issued_before(
         &self,
-        serial: &str,
+        authentication: &str,
+        credential: &str,
         key_digest: &[u8; 32],
     ) -> Result<Option<IssuedRecord>, StateError> {
-        let row = sqlx::query(
-            "SELECT * FROM certificates WHERE key_digest = ? AND authentication = 'certificate' AND credential = ? \
-             AND status = 'issued' ORDER BY issued_at DESC LIMIT 1",
-        )
-        .bind(&key_digest[..])
-        .bind(serial)
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(failed("look up a renewal"))?;
-        row.as_ref().map(issued_from_row).transpose()
+        let row: Option<IssuedRow> = on!(Pool, &self.readers, pool => {
+            sqlx::query_as(concat!(
+                issued_rows!(),
+                " WHERE c.key_digest = $1 AND c.authentication = $2 AND c.credential = $3 AND c.status = 'issued' \
+                 ORDER BY c.issued_at DESC LIMIT 1"
+            ))
+            .bind(&key_digest[..])
+            .bind(authentication)
+            .bind(credential)
+            .fetch_optional(pool)
+            .await
+            .map_err(failed("look up a renewal"))?
+        });
+        row.map(IssuedRecord::try_from).transpose()
     }
 
     /// How many certificates have been issued to workers.
     pub(crate) async fn issued_count(&self) -> Result<u64, StateError> {
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM certificates WHERE purpose = 'worker' AND status = 'issued'")
-                .fetch_one(&self.readers)
+        let (count,): (i64,) = on!(Pool, &self.readers, pool => {
+            sqlx::query_as("SELECT count(*) FROM certificates WHERE purpose = 'worker' AND status = 'issued'")
+                .fetch_one(pool)
                 .await
-                .map_err(failed("count certificates"))?;
+                .map_err(failed("count certificates"))?
+        });
         Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
-fn issued_from_row(row: &SqliteRow) -> Result<IssuedRecord, StateError> {
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(failed("read a certificate"));
-    let time =
-        |column: &str| row.try_get::<i64, _>(column).map_err(failed("read a certificate")).and_then(time_from_seconds);
-    let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(failed("read a certificate"));
-    let worker_id: Option<String> = row.try_get("worker_id").map_err(failed("read a certificate"))?;
-    let worker_id = worker_id.map(|text| WorkerId::new(&text)).transpose();
-    Ok(IssuedRecord {
-        serial: text("serial")?,
-        worker_id: worker_id.map_err(|_| StateError::Corrupt { what: "a worker id" })?,
-        names: names_from_text(&text("names")?)?,
-        not_before: time("not_before")?,
-        not_after: time("not_after")?,
-        key_digest: digest_from(&bytes("key_digest")?)?,
-        issuer_digest: digest_from(&bytes("issuer_digest")?)?,
-        der: bytes("der")?,
-        decision_id: text("decision_id")?,
-        issued_at: time("issued_at")?,
-    })
+#[derive(sqlx::FromRow)]
+struct IssuedRow {
+    serial: String,
+    worker_id: Option<String>,
+    names: String,
+    not_before: i64,
+    not_after: i64,
+    key_digest: Vec<u8>,
+    issuer_digest: Vec<u8>,
+    der: Vec<u8>,
+    decision_id: String,
+    issued_at: i64,
+    revoked_at: Option<i64>,
+}
+
+impl TryFrom<IssuedRow> for IssuedRecord {
+    type Error = StateError;
+
+    fn try_from(row: IssuedRow) -> Result<Self, StateError> {
+        let worker_id = row.worker_id.map(|text| WorkerId::new(&text)).transpose();
+        Ok(Self {
+            serial: row.serial,
+            worker_id: worker_id.map_err(|_| StateError::Corrupt { what: "a worker id" })?,
+            names: names_from_text(&row.names)?,
+            not_before: time_from_seconds(row.not_before)?,
+            not_after: time_from_seconds(row.not_after)?,
+            key_digest: digest_from(&row.key_digest)?,
+            issuer_digest: digest_from(&row.issuer_digest)?,
+            der: row.der,
+            decision_id: row.decision_id,
+            issued_at: time_from_seconds(row.issued_at)?,
+            revoked_at: row.revoked_at.map(time_from_seconds).transpose()?,
+        })
+    }
 }

@@ -36,24 +36,36 @@ fn reservation(serial: &str, owner: Option<&str>, key: u8) -> Reservation {
         issuer_digest: [0; 32],
         authentication: "token",
         credential: "t1".to_owned(),
+        source: "192.0.2.1:4711".to_owned(),
         decision_id: "dec_1".to_owned(),
         correlation_id: "req_1".to_owned(),
         at: NOW,
     }
 }
 
+fn issuance(serial: &str, der: &[u8], token: Option<&str>, now: OffsetDateTime) -> Issuance {
+    Issuance {
+        serial: serial.to_owned(),
+        worker_id: Some(worker("streaming")),
+        not_after: NOW + time::Duration::days(1),
+        der: der.to_vec(),
+        token: token.map(str::to_owned),
+        now,
+    }
+}
+
 #[tokio::test]
 async fn tokens_and_certificates_survive_reopening_and_the_file_is_private() {
     let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path()).await.unwrap();
+    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
     state.add_token(&new_token("t1")).await.unwrap();
-    state.reserve(&reservation("01", Some("streaming"), 1)).await.unwrap();
+    state.reserve(reservation("01", Some("streaming"), 1)).await.unwrap();
     assert_eq!(state.issued("01").await.unwrap(), None);
-    let used = state.record_issued("01", b"der", Some(TokenUse { id: "t1" }), NOW).await.unwrap();
+    let used = state.record_issued(issuance("01", b"der", Some("t1"), NOW)).await.unwrap();
     assert_eq!(used, Recorded::Done);
     state.close().await;
 
-    let state = State::open(directory.path()).await.unwrap();
+    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
     let token = state.token(&new_token("t1").digest).await.unwrap().unwrap();
     assert_eq!((token.used_at, token.used_serial.as_deref()), (Some(NOW), Some("01")));
     assert_eq!(token.names, new_token("t1").names);
@@ -68,42 +80,42 @@ async fn tokens_and_certificates_survive_reopening_and_the_file_is_private() {
 #[tokio::test]
 async fn a_token_is_used_once_and_a_second_certificate_is_not_recorded() {
     let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path()).await.unwrap();
+    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
     state.add_token(&new_token("t1")).await.unwrap();
     for serial in ["01", "02"] {
-        state.reserve(&reservation(serial, Some("streaming"), 1)).await.unwrap();
+        state.reserve(reservation(serial, Some("streaming"), 1)).await.unwrap();
     }
-    let token = Some(TokenUse { id: "t1" });
-    assert_eq!(state.record_issued("01", b"one", token, NOW).await.unwrap(), Recorded::Done);
-    assert_eq!(state.record_issued("02", b"two", token, NOW).await.unwrap(), Recorded::TokenGone);
+    let token = Some("t1");
+    assert_eq!(state.record_issued(issuance("01", b"one", token, NOW)).await.unwrap(), Recorded::Done);
+    assert_eq!(state.record_issued(issuance("02", b"two", token, NOW)).await.unwrap(), Recorded::TokenGone);
     assert_eq!(state.issued("02").await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn a_lapsed_or_revoked_token_records_nothing() {
     let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path()).await.unwrap();
+    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
     state.add_token(&new_token("t1")).await.unwrap();
     state.add_token(&new_token("t2")).await.unwrap();
     assert!(state.revoke_token("t2", NOW).await.unwrap());
     assert!(!state.revoke_token("t2", NOW).await.unwrap());
-    state.reserve(&reservation("01", Some("streaming"), 1)).await.unwrap();
+    state.reserve(reservation("01", Some("streaming"), 1)).await.unwrap();
     let lapsed = NOW + time::Duration::minutes(10);
     for (id, at) in [("t1", lapsed), ("t2", NOW), ("unknown", NOW)] {
-        let recorded = state.record_issued("01", b"der", Some(TokenUse { id }), at).await.unwrap();
+        let recorded = state.record_issued(issuance("01", b"der", Some(id), at)).await.unwrap();
         assert_eq!(recorded, Recorded::TokenGone, "{id}");
     }
     assert_eq!(state.issued_count().await.unwrap(), 0);
     // What failed after authentication has not burned the token.
-    let recorded = state.record_issued("01", b"der", Some(TokenUse { id: "t1" }), NOW).await.unwrap();
+    let recorded = state.record_issued(issuance("01", b"der", Some("t1"), NOW)).await.unwrap();
     assert_eq!(recorded, Recorded::Done);
 }
 
 #[tokio::test]
 async fn a_key_stays_with_its_first_owner() {
     let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path()).await.unwrap();
-    let reserve = async |serial: &str, owner, key| state.reserve(&reservation(serial, owner, key)).await.unwrap();
+    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+    let reserve = async |serial: &str, owner, key| state.reserve(reservation(serial, owner, key)).await.unwrap();
     assert_eq!(reserve("01", Some("a"), 1).await, Reserved::Done);
     assert_eq!(reserve("02", Some("a"), 1).await, Reserved::Done);
     assert_eq!(reserve("03", Some("b"), 1).await, Reserved::KeyOfAnother);
@@ -114,11 +126,11 @@ async fn a_key_stays_with_its_first_owner() {
 #[tokio::test]
 async fn a_serial_is_reserved_once() {
     let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path()).await.unwrap();
-    state.reserve(&reservation("01", Some("a"), 1)).await.unwrap();
-    assert!(state.reserve(&reservation("01", Some("a"), 1)).await.is_err());
-    state.record_issued("01", b"der", None, NOW).await.unwrap();
-    assert!(state.record_issued("01", b"other", None, NOW).await.is_err());
+    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+    state.reserve(reservation("01", Some("a"), 1)).await.unwrap();
+    assert!(state.reserve(reservation("01", Some("a"), 1)).await.is_err());
+    state.record_issued(issuance("01", b"der", None, NOW)).await.unwrap();
+    assert!(state.record_issued(issuance("01", b"other", None, NOW)).await.is_err());
 }
 
 #[tokio::test]
@@ -127,7 +139,7 @@ async fn processes_that_open_a_fresh_database_at_once_all_succeed() {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let path = directory.path().to_owned();
-        tasks.spawn(async move { State::open(&path).await.is_ok() });
+        tasks.spawn(async move { State::open(&path, &Database::Sqlite).await.is_ok() });
     }
     assert!(tasks.join_all().await.into_iter().all(|opened| opened));
 }
@@ -135,8 +147,8 @@ async fn processes_that_open_a_fresh_database_at_once_all_succeed() {
 #[tokio::test]
 async fn a_database_open_to_others_is_refused() {
     let directory = TempDir::new().unwrap();
-    State::open(directory.path()).await.unwrap().close().await;
+    State::open(directory.path(), &Database::Sqlite).await.unwrap().close().await;
     let path = directory.path().join("ca.sqlite3");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(State::open(directory.path()).await, Err(StateError::File(_))));
+    assert!(matches!(State::open(directory.path(), &Database::Sqlite).await, Err(StateError::File(_))));
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
+use super::backend::on;
 use super::{State, StateError, digest_from, failed, names_from_text, names_to_text, time_from_seconds};
 use crate::identity::{SubjectAltName, WorkerId};
 
@@ -47,76 +46,107 @@ pub struct TokenRecord {
     pub revoked_at: Option<OffsetDateTime>,
 }
 
+/// Begins every statement that reads [`TokenRow`]s.
+macro_rules! token_rows {
+    () => {
+        "SELECT id, token_digest, worker_id, names, created_at, expires_at, used_at, used_serial, revoked_at FROM tokens"
+    };
+}
+
 impl State {
     /// Records a token.
     pub(crate) async fn add_token(&self, token: &NewToken) -> Result<(), StateError> {
-        sqlx::query(
-            "INSERT INTO tokens (id, token_digest, worker_id, names, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&token.id)
-        .bind(&token.digest[..])
-        .bind(token.worker_id.as_str())
-        .bind(names_to_text(&token.names)?)
-        .bind(token.created_at.unix_timestamp())
-        .bind(token.expires_at.unix_timestamp())
-        .execute(&self.writer)
-        .await
-        .map_err(failed("record a token"))?;
+        let names = names_to_text(&token.names)?;
+        on!(Pool, &self.writer, pool => {
+            sqlx::query(
+                "INSERT INTO tokens (id, token_digest, worker_id, names, created_at, expires_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+            )
+            .bind(&token.id)
+            .bind(&token.digest[..])
+            .bind(token.worker_id.as_str())
+            .bind(names)
+            .bind(token.created_at.unix_timestamp())
+            .bind(token.expires_at.unix_timestamp())
+            .execute(pool)
+            .await
+            .map_err(failed("record a token"))?;
+        });
         Ok(())
     }
 
     /// The token with this digest.
     pub(crate) async fn token(&self, digest: &[u8; 32]) -> Result<Option<TokenRecord>, StateError> {
-        let row = sqlx::query("SELECT * FROM tokens WHERE token_digest = ?")
-            .bind(&digest[..])
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(failed("look up a token"))?;
+        let row: Option<TokenRow> = on!(Pool, &self.readers, pool => {
+            sqlx::query_as(concat!(token_rows!(), " WHERE token_digest = $1"))
+                .bind(&digest[..])
+                .fetch_optional(pool)
+                .await
+                .map_err(failed("look up a token"))?
+        });
         let Some(row) = row else { return Ok(None) };
         // The index compares bytes; this is the same comparison once more, against a wrong index.
-        let stored: Vec<u8> = row.try_get("token_digest").map_err(failed("read a token"))?;
-        if digest_from(&stored)? != *digest {
+        if digest_from(&row.token_digest)? != *digest {
             return Err(StateError::Corrupt { what: "a token index" });
         }
-        token_from_row(&row).map(Some)
+        TokenRecord::try_from(row).map(Some)
     }
 
     /// The newest tokens first, at most `limit`.
     pub(crate) async fn tokens(&self, limit: u32) -> Result<Vec<TokenRecord>, StateError> {
-        let rows = sqlx::query("SELECT * FROM tokens ORDER BY created_at DESC, id LIMIT ?")
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed("list tokens"))?;
-        rows.iter().map(token_from_row).collect()
+        let rows: Vec<TokenRow> = on!(Pool, &self.readers, pool => {
+            sqlx::query_as(concat!(token_rows!(), " ORDER BY created_at DESC, id LIMIT $1"))
+                .bind(i64::from(limit))
+                .fetch_all(pool)
+                .await
+                .map_err(failed("list tokens"))?
+        });
+        rows.into_iter().map(TokenRecord::try_from).collect()
     }
 
     /// Makes an unused token useless. `false` when there is no such token, or it is used or revoked already.
     pub(crate) async fn revoke_token(&self, id: &str, now: OffsetDateTime) -> Result<bool, StateError> {
-        let revoked =
-            sqlx::query("UPDATE tokens SET revoked_at = ? WHERE id = ? AND used_at IS NULL AND revoked_at IS NULL")
-                .bind(now.unix_timestamp())
-                .bind(id)
-                .execute(&self.writer)
-                .await
-                .map_err(failed("revoke a token"))?;
-        Ok(revoked.rows_affected() == 1)
+        let revoked = on!(Pool, &self.writer, pool => {
+            sqlx::query(
+                "UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND used_at IS NULL AND revoked_at IS NULL",
+            )
+            .bind(now.unix_timestamp())
+            .bind(id)
+            .execute(pool)
+            .await
+            .map_err(failed("revoke a token"))?
+            .rows_affected()
+        });
+        Ok(revoked == 1)
     }
 }
 
-fn token_from_row(row: &SqliteRow) -> Result<TokenRecord, StateError> {
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(failed("read a token"));
-    let seconds = |column: &str| row.try_get::<i64, _>(column).map_err(failed("read a token"));
-    let maybe = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(failed("read a token"));
-    let worker_id = WorkerId::new(&text("worker_id")?).map_err(|_| StateError::Corrupt { what: "a worker id" })?;
-    Ok(TokenRecord {
-        id: text("id")?,
-        worker_id,
-        names: names_from_text(&text("names")?)?,
-        created_at: time_from_seconds(seconds("created_at")?)?,
-        expires_at: time_from_seconds(seconds("expires_at")?)?,
-        used_at: maybe("used_at")?.map(time_from_seconds).transpose()?,
-        used_serial: row.try_get("used_serial").map_err(failed("read a token"))?,
-        revoked_at: maybe("revoked_at")?.map(time_from_seconds).transpose()?,
-    })
+#[derive(sqlx::FromRow)]
+struct TokenRow {
+    id: String,
+    token_digest: Vec<u8>,
+    worker_id: String,
+    names: String,
+    created_at: i64,
+    expires_at: i64,
+    used_at: Option<i64>,
+    used_serial: Option<String>,
+    revoked_at: Option<i64>,
+}
+
+impl TryFrom<TokenRow> for TokenRecord {
+    type Error = StateError;
+
+    fn try_from(row: TokenRow) -> Result<Self, StateError> {
+        Ok(Self {
+            id: row.id,
+            worker_id: WorkerId::new(&row.worker_id).map_err(|_| StateError::Corrupt { what: "a worker id" })?,
+            names: names_from_text(&row.names)?,
+            created_at: time_from_seconds(row.created_at)?,
+            expires_at: time_from_seconds(row.expires_at)?,
+            used_at: row.used_at.map(time_from_seconds).transpose()?,
+            used_serial: row.used_serial,
+            revoked_at: row.revoked_at.map(time_from_seconds).transpose()?,
+        })
+    }
 }

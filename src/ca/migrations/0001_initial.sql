@@ -1,0 +1,116 @@
+-- One schema for both databases: on PostgreSQL the types INTEGER and BLOB are BIGINT and BYTEA.
+-- Times are seconds since 1970 (UTC). Names are JSON arrays of subject alternative names. Serials are as 4a:3b:2c:1d.
+
+-- A row is written before its certificate is signed, so that no certificate exists without a record.
+CREATE TABLE certificates (
+    serial TEXT PRIMARY KEY NOT NULL,
+    purpose TEXT NOT NULL CHECK (purpose IN ('worker', 'server')),
+    status TEXT NOT NULL CHECK (status IN ('reserved', 'issued')),
+    worker_id TEXT,
+    names TEXT NOT NULL,
+    not_before INTEGER NOT NULL,
+    not_after INTEGER NOT NULL,
+    -- SHA-256 of the SubjectPublicKeyInfo.
+    key_digest BLOB NOT NULL CHECK (length(key_digest) = 32),
+    -- SHA-256 of the issuing certificate.
+    issuer_digest BLOB NOT NULL CHECK (length(issuer_digest) = 32),
+    der BLOB,
+    -- How the request was authenticated, and by which token id or certificate serial.
+    authentication TEXT NOT NULL,
+    credential TEXT NOT NULL,
+    -- The client's address; empty for a caller in the CA's process.
+    source TEXT NOT NULL,
+    decision_id TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    reserved_at INTEGER NOT NULL,
+    issued_at INTEGER,
+    CHECK ((purpose = 'worker') = (worker_id IS NOT NULL)),
+    CHECK ((status = 'issued') = (der IS NOT NULL AND issued_at IS NOT NULL))
+);
+
+CREATE INDEX certificates_by_key ON certificates (key_digest);
+CREATE INDEX certificates_by_worker ON certificates (worker_id, not_after);
+CREATE INDEX certificates_by_end ON certificates (not_after);
+
+-- Whose a public key is: that of the first who had it certified. Empty for the CA itself.
+CREATE TABLE keys (
+    key_digest BLOB PRIMARY KEY NOT NULL CHECK (length(key_digest) = 32),
+    owner TEXT NOT NULL
+);
+
+CREATE TABLE tokens (
+    id TEXT PRIMARY KEY NOT NULL,
+    -- SHA-256 of the token. The token itself is nowhere.
+    token_digest BLOB NOT NULL UNIQUE CHECK (length(token_digest) = 32),
+    worker_id TEXT NOT NULL,
+    -- Names permitted beside the worker's own.
+    names TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used_at INTEGER,
+    used_serial TEXT,
+    revoked_at INTEGER,
+    CHECK ((used_at IS NULL) = (used_serial IS NULL))
+);
+
+CREATE INDEX tokens_by_creation ON tokens (created_at);
+
+-- The workers that have had a certificate, with their newest.
+CREATE TABLE identities (
+    worker_id TEXT PRIMARY KEY NOT NULL,
+    first_issued_at INTEGER NOT NULL,
+    last_issued_at INTEGER NOT NULL,
+    last_serial TEXT NOT NULL,
+    last_not_after INTEGER NOT NULL,
+    certificates INTEGER NOT NULL
+);
+
+CREATE TABLE decisions (
+    id TEXT PRIMARY KEY NOT NULL,
+    hook TEXT NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('allow', 'deny')),
+    reason TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    decided_at INTEGER NOT NULL
+);
+
+CREATE INDEX decisions_by_time ON decisions (decided_at);
+
+CREATE TABLE revocations (
+    serial TEXT PRIMARY KEY NOT NULL,
+    issuer_digest BLOB NOT NULL CHECK (length(issuer_digest) = 32),
+    -- The reason code of RFC 5280, section 5.3.1.
+    reason INTEGER NOT NULL,
+    -- Who asked: worker:ID, admin:NAME or operator.
+    actor TEXT NOT NULL,
+    decision_id TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    not_after INTEGER NOT NULL,
+    revoked_at INTEGER NOT NULL
+);
+
+CREATE INDEX revocations_by_issuer ON revocations (issuer_digest, not_after);
+
+-- Every CRL that was signed and has not been forgotten. Numbers only grow, for each issuer.
+CREATE TABLE crls (
+    issuer_digest BLOB NOT NULL CHECK (length(issuer_digest) = 32),
+    number INTEGER NOT NULL,
+    this_update INTEGER NOT NULL,
+    next_update INTEGER NOT NULL,
+    der BLOB NOT NULL,
+    PRIMARY KEY (issuer_digest, number)
+);
+
+-- Orders to renew early: certificates that match and were issued before renew within the window.
+CREATE TABLE renewal_orders (
+    id TEXT PRIMARY KEY NOT NULL,
+    selector TEXT NOT NULL,
+    explanation TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    window_start INTEGER NOT NULL,
+    window_end INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+CREATE INDEX renewal_orders_by_creation ON renewal_orders (created_at);
