@@ -16,6 +16,7 @@
 //! certificate; the root's key signs nothing but intermediates; several CAs can run in one process.
 
 mod authority;
+mod config;
 mod enrolment;
 mod http;
 mod manager;
@@ -26,14 +27,11 @@ mod state;
 mod token;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::config::Environment;
-use crate::identity::SubjectAltName;
 use crate::tls::TlsError;
 
 pub use authority::{AuthorityError, CaCertificate, InitOptions};
+pub use config::{CaConfig, CaConfigReport, CaFile, CaProblem, DEFAULT_RETENTION, Deadlines, SHORTEST_RETENTION, Text};
 pub use enrolment::{EnrolmentError, IssuedCertificate};
 pub use http::{ROUTES, Route};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
@@ -42,73 +40,6 @@ pub use server::{DRAIN_DEADLINE, RunningCa, Server};
 pub use sign::SignError;
 pub use state::{Database, PostgresServer, StateError, TokenRecord};
 pub use token::{CreatedToken, TokenError, TokenSecret, Tokens};
-
-/// The settings of a serving CA.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaConfig {
-    /// Where `init` put the CA; also holds its database.
-    pub data_dir: PathBuf,
-    /// Where its record is.
-    pub database: Database,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// The names of the CA's own server certificate; not empty. No worker gets one of them, but for `localhost` and
-    /// loopback addresses.
-    pub names: Vec<SubjectAltName>,
-    /// The life of a worker's certificate: 60 s to 365 days.
-    pub lifetime: Duration,
-    /// The life of the CA's own server certificate. It is renewed when two thirds of that are over.
-    pub server_lifetime: Duration,
-    /// Development or production; policies may tell them apart.
-    pub environment: Environment,
-    /// The most connections at a time. Further ones wait to be accepted.
-    pub max_connections: usize,
-    /// How long a client may take.
-    pub deadlines: Deadlines,
-}
-
-/// How long a client may take. Whoever takes longer is cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadlines {
-    /// For the TLS handshake.
-    pub handshake: Duration,
-    /// For the head of a request; also how long a connection may stay idle between requests.
-    pub header: Duration,
-    /// For a request from the end of its head to the answer.
-    pub request: Duration,
-    /// For a connection in all. Bounds what no other deadline does, such as a client that sends and never reads.
-    pub connection: Duration,
-}
-
-impl Default for Deadlines {
-    /// 10 s, 10 s, 30 s and 10 minutes.
-    fn default() -> Self {
-        Self {
-            handshake: Duration::from_secs(10),
-            header: Duration::from_secs(10),
-            request: Duration::from_secs(30),
-            connection: Duration::from_mins(10),
-        }
-    }
-}
-
-impl CaConfig {
-    /// The defaults: lives of 365 days for workers and 30 for the server, production, 1,024 connections.
-    #[must_use]
-    pub fn new(data_dir: PathBuf, listen: SocketAddr, names: Vec<SubjectAltName>) -> Self {
-        Self {
-            data_dir,
-            database: Database::Sqlite,
-            listen,
-            names,
-            lifetime: crate::policy::default::LONGEST_LIFETIME,
-            server_lifetime: Duration::from_hours(30 * 24),
-            environment: Environment::Production,
-            max_connections: 1024,
-            deadlines: Deadlines::default(),
-        }
-    }
-}
 
 /// A CA that cannot be made, started or kept running.
 #[derive(Debug, thiserror::Error)]

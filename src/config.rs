@@ -54,7 +54,8 @@ pub struct Config {
 }
 
 /// `CRANK_ENVIRONMENT`. Security is the same in both; policies may tell them apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Environment {
     /// A developer's machine.
     Development,

@@ -13,14 +13,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
-use crank_agent::ca::{CaConfig, CertificateAuthorityManager, Database, InitOptions, Server, Tokens};
+use crank_agent::ca::{CertificateAuthorityManager, InitOptions, Server, Tokens};
 use crank_agent::clock::{Clock, SystemClock};
-use crank_agent::config::Environment;
 use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use arguments::{Cli, Command, EnvironmentName, Init, LogFormat, Serve, Token};
+use arguments::{Cli, Command, Init, LogFormat, Place, Serve, Token};
 use failure::{CANNOT_WRITE, CONFIGURATION, Failure, INTERNAL};
 
 fn main() -> ExitCode {
@@ -34,6 +33,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Init(init) => initialize(init),
             Command::Serve(serve) => run(serve).await,
+            Command::CheckConfig(settings) => settings.resolve().and_then(|config| say(&config.to_string())),
             Command::Token(token) => manage_tokens(token).await,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
@@ -49,10 +49,11 @@ fn main() -> ExitCode {
 }
 
 fn initialize(init: Init) -> Result<(), Failure> {
-    let Init { data, key_type, trust_domain, name } = init;
+    let Init { place, key_type, trust_domain, name } = init;
+    let (data_dir, _) = place.resolve()?;
     let options = InitOptions { key_type, trust_domain, name };
-    let made = CertificateAuthorityManager::generate_ca_certificate(&data.data_dir, &options, &SystemClock)?;
-    let directory = data.data_dir.display();
+    let made = CertificateAuthorityManager::generate_ca_certificate(&data_dir, &options, &SystemClock)?;
+    let directory = data_dir.display();
     say(&format!(
         "root certificate  {}\n\
          fingerprint       {}\n\
@@ -71,15 +72,7 @@ fn initialize(init: Init) -> Result<(), Failure> {
 
 async fn run(serve: Serve) -> Result<(), Failure> {
     start_logging(&serve.log, serve.log_format)?;
-    let config = CaConfig {
-        lifetime: serve.lifetime,
-        max_connections: serve.max_connections,
-        environment: match serve.environment {
-            EnvironmentName::Development => Environment::Development,
-            EnvironmentName::Production => Environment::Production,
-        },
-        ..CaConfig::new(serve.data.data_dir, serve.listen, serve.dns)
-    };
+    let config = serve.settings.resolve()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::new(INTERNAL, &error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::new(INTERNAL, &error))?;
     let cancel = CancellationToken::new();
@@ -108,8 +101,8 @@ async fn run(serve: Serve) -> Result<(), Failure> {
 async fn manage_tokens(token: Token) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     match token {
-        Token::Create { data, worker, ttl, names, out } => {
-            let tokens = Tokens::open(&data.data_dir, &Database::Sqlite, clock).await?;
+        Token::Create { place, worker, ttl, names, out } => {
+            let tokens = open_tokens(place, clock).await?;
             let created = tokens.create(worker, ttl, names).await?;
             let written = match &out {
                 None => say(&format!("{}\n", created.secret.expose())),
@@ -127,8 +120,8 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
             tokens.close().await;
             written
         }
-        Token::List { data } => {
-            let tokens = Tokens::open(&data.data_dir, &Database::Sqlite, Arc::clone(&clock)).await?;
+        Token::List { place } => {
+            let tokens = open_tokens(place, Arc::clone(&clock)).await?;
             let now = clock.now().wall;
             let mut lines = vec![format!("{:<22}{:<10}{:<24}{}\n", "ID", "STATE", "EXPIRES", "WORKER")];
             for token in tokens.list().await? {
@@ -144,8 +137,8 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
             tokens.close().await;
             say(&lines.concat())
         }
-        Token::Revoke { data, id } => {
-            let tokens = Tokens::open(&data.data_dir, &Database::Sqlite, clock).await?;
+        Token::Revoke { place, id } => {
+            let tokens = open_tokens(place, clock).await?;
             let revoked = tokens.revoke(&id).await?;
             tokens.close().await;
             if revoked {
@@ -155,6 +148,11 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
             Err(Failure { code: CONFIGURATION, message })
         }
     }
+}
+
+async fn open_tokens(place: Place, clock: Arc<dyn Clock>) -> Result<Tokens, Failure> {
+    let (data_dir, database) = place.resolve()?;
+    Ok(Tokens::open(&data_dir, &database, clock).await?)
 }
 
 /// Writes beside the target and renames, so that a reader sees the old token or the new one, whole.

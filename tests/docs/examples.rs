@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -33,13 +34,31 @@ fn every_toml_example_is_a_configuration_without_problems() {
     let mut texts: Vec<String> = Document::all().iter().flat_map(|page| page.blocks_in("toml")).collect();
     texts.extend(files_below("deploy", &["toml"]).iter().map(|path| fs::read_to_string(root().join(path)).unwrap()));
     assert!(!texts.is_empty());
+    let directory = tempfile::TempDir::new().unwrap();
     for text in texts {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), &text).unwrap();
-        let output = agent(&["check-config", "--config", file.path().to_str().unwrap()]);
+        let path = directory.path().join("settings.toml");
+        let output = if text.starts_with("# crank-ca.toml\n") {
+            fs::write(&path, with_files(&text, directory.path())).unwrap();
+            let arguments = ["check-config", "--config", path.to_str().unwrap(), "--data-dir", "/var/lib/crank-ca"];
+            Command::new(env!("CARGO_BIN_EXE_crank-ca")).args(arguments).output().unwrap()
+        } else {
+            fs::write(&path, &text).unwrap();
+            agent(&["check-config", "--config", path.to_str().unwrap()])
+        };
         let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && complaints.is_empty(), "{text}\n{complaints}");
     }
+}
+
+/// The text with each file below `/etc/crank-ca/` in `directory` instead, where they are made.
+fn with_files(text: &str, directory: &Path) -> String {
+    for name in text.split("\"/etc/crank-ca/").skip(1).filter_map(|rest| rest.split('"').next()) {
+        let path = directory.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "content").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    text.replace("/etc/crank-ca/", &format!("{}/", directory.display()))
 }
 
 #[test]

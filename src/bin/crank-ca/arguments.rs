@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crank_agent::ca::DEFAULT_TRUST_DOMAIN;
+use crank_agent::ca::{CaConfig, CaFile, DEFAULT_TRUST_DOMAIN, Database, Text};
+use crank_agent::config::Environment;
 use crank_agent::duration::parse_duration;
 use crank_agent::identity::{KeyType, SubjectAltName, TrustDomain, WorkerId};
+
+use super::failure::{CONFIGURATION, Failure};
 
 #[derive(Debug, Parser)]
 #[command(name = "crank-ca", version, about = "The certificate authority of a Crank mesh", after_help = EXAMPLES)]
@@ -23,6 +26,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Serve the CA over HTTPS
     Serve(Serve),
+    /// Check the settings of `serve` and print them, or every problem at once
+    CheckConfig(ServeSettings),
     /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(Token),
@@ -34,16 +39,46 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct DataDir {
+pub(crate) struct Place {
     /// Where the CA's keys, certificates and database are
     #[arg(long, env = "CRANK_CA_DATA_DIR", value_name = "DIR")]
-    pub(crate) data_dir: PathBuf,
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A file with settings (TOML); flags and environment go before it
+    #[arg(long, env = "CRANK_CA_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[arg(help = "A PostgreSQL server for the record: postgres://user@host/database, without a password")]
+    #[arg(long, env = "CRANK_CA_DATABASE_URL", value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+}
+
+impl Place {
+    /// The settings file, with these arguments put over it.
+    pub(crate) fn settings(self) -> Result<CaFile, Failure> {
+        let mut file = match &self.config {
+            Some(path) => CaFile::read(path)?,
+            None => CaFile::default(),
+        };
+        file.data_dir = self.data_dir.or(file.data_dir);
+        file.database.url = self.database_url.or(file.database.url);
+        Ok(file)
+    }
+
+    /// Where the CA and its record are.
+    pub(crate) fn resolve(self) -> Result<(PathBuf, Database), Failure> {
+        let file = self.settings()?;
+        let database = file.database()?;
+        let Some(data_dir) = file.data_dir else {
+            let message = "no data directory: give --data-dir, CRANK_CA_DATA_DIR, or data_dir in the file of --config";
+            return Err(Failure { code: CONFIGURATION, message: message.to_owned() });
+        };
+        Ok((data_dir, database))
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     #[command(flatten)]
-    pub(crate) data: DataDir,
+    pub(crate) place: Place,
     /// The kind of the CA's keys: ecdsa-p256 or ecdsa-p384
     #[arg(long, env = "CRANK_CA_KEY_TYPE", default_value = "ecdsa-p256")]
     pub(crate) key_type: KeyType,
@@ -58,22 +93,7 @@ pub(crate) struct Init {
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
-    pub(crate) data: DataDir,
-    /// Where to listen
-    #[arg(long, env = "CRANK_CA_LISTEN", default_value = "0.0.0.0:9090", value_name = "ADDRESS:PORT")]
-    pub(crate) listen: SocketAddr,
-    /// A DNS name or IP address of this server; may be repeated
-    #[arg(long, env = "CRANK_CA_DNS", default_value = "cert-authority", value_delimiter = ',', value_name = "NAME")]
-    pub(crate) dns: Vec<SubjectAltName>,
-    /// The life of a worker's certificate: 60s to 365d
-    #[arg(long, env = "CRANK_CA_LIFETIME", default_value = "365d", value_parser = parse_duration)]
-    pub(crate) lifetime: Duration,
-    /// The most connections at a time
-    #[arg(long, env = "CRANK_CA_MAX_CONNECTIONS", default_value_t = 1024)]
-    pub(crate) max_connections: usize,
-    /// Told to policies; security is the same in both
-    #[arg(long, env = "CRANK_ENVIRONMENT", default_value = "production")]
-    pub(crate) environment: EnvironmentName,
+    pub(crate) settings: ServeSettings,
     /// What is logged, as `info` or `crank_agent=debug`; the audit trail always is
     #[arg(long, env = "CRANK_CA_LOG", default_value = "info", value_name = "FILTER")]
     pub(crate) log: String,
@@ -82,12 +102,48 @@ pub(crate) struct Serve {
     pub(crate) log_format: LogFormat,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ServeSettings {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Where to listen [default: 0.0.0.0:9090]
+    #[arg(long, env = "CRANK_CA_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// A DNS name or IP address of this server; may be repeated [default: cert-authority]
+    #[arg(long, env = "CRANK_CA_DNS", value_delimiter = ',', value_name = "NAME")]
+    pub(crate) dns: Vec<SubjectAltName>,
+    /// The life of a worker's certificate: 60s to 365d [default: 365d]
+    #[arg(long, env = "CRANK_CA_LIFETIME", value_parser = parse_duration)]
+    pub(crate) lifetime: Option<Duration>,
+    /// The most connections at a time [default: 1024]
+    #[arg(long, env = "CRANK_CA_MAX_CONNECTIONS")]
+    pub(crate) max_connections: Option<usize>,
+    /// Told to policies; security is the same in both [default: production]
+    #[arg(long, env = "CRANK_ENVIRONMENT")]
+    pub(crate) environment: Option<EnvironmentName>,
+}
+
+impl ServeSettings {
+    /// The settings, from file, environment and flags; later ones win.
+    pub(crate) fn resolve(self) -> Result<CaConfig, Failure> {
+        let mut file = self.place.settings()?;
+        file.listen = self.listen.map(Text).or(file.listen);
+        if !self.dns.is_empty() {
+            file.names = Some(self.dns.into_iter().map(Text).collect());
+        }
+        file.lifetime = self.lifetime.map(Text).or(file.lifetime);
+        file.max_connections = self.max_connections.or(file.max_connections);
+        file.environment = self.environment.map(Environment::from).or(file.environment);
+        Ok(file.resolve()?)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Make a token for one certificate of one worker; the token is shown this once
     Create {
         #[command(flatten)]
-        data: DataDir,
+        place: Place,
         /// Whom it is for
         #[arg(long, value_name = "ID")]
         worker: WorkerId,
@@ -104,12 +160,12 @@ pub(crate) enum Token {
     /// List the newest 1,000 tokens
     List {
         #[command(flatten)]
-        data: DataDir,
+        place: Place,
     },
     /// Make an unused token useless
     Revoke {
         #[command(flatten)]
-        data: DataDir,
+        place: Place,
         /// The token's id, as `list` shows it
         id: String,
     },
@@ -119,6 +175,15 @@ pub(crate) enum Token {
 pub(crate) enum EnvironmentName {
     Development,
     Production,
+}
+
+impl From<EnvironmentName> for Environment {
+    fn from(name: EnvironmentName) -> Self {
+        match name {
+            EnvironmentName::Development => Self::Development,
+            EnvironmentName::Production => Self::Production,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -132,6 +197,7 @@ const EXAMPLES: &str = "\
 Examples:
   crank-ca init --data-dir /var/lib/crank-ca
   crank-ca serve --data-dir /var/lib/crank-ca --dns cert-authority --lifetime 24h
+  crank-ca check-config --config /etc/crank-ca.toml
   crank-ca token create --data-dir /var/lib/crank-ca --worker streaming --ttl 10m --out streaming.token
   crank-ca completions bash > /etc/bash_completion.d/crank-ca
 

@@ -1,7 +1,7 @@
 //! Owns how crank-ca ends when it fails: the message and the exit code.
 
-use crank_agent::ca::{AuthorityError, CaError, StateError, TokenError};
-use crank_agent::printable::error_chain;
+use crank_agent::ca::{AuthorityError, CaConfigReport, CaError, StateError, TokenError};
+use crank_agent::printable::{error_chain, printable};
 
 /// What ends the program, with the code it ends with.
 pub(crate) struct Failure {
@@ -13,6 +13,13 @@ impl Failure {
     /// The error with its causes.
     pub(crate) fn new(code: u8, error: &dyn std::error::Error) -> Self {
         Self { code, message: error_chain(error) }
+    }
+}
+
+impl From<CaConfigReport> for Failure {
+    fn from(report: CaConfigReport) -> Self {
+        let lines: Vec<String> = report.to_string().lines().map(|line| printable(line, LINE_LIMIT)).collect();
+        Self { code: CONFIGURATION, message: lines.join("\n") }
     }
 }
 
@@ -59,6 +66,8 @@ fn state_code(error: &StateError) -> u8 {
         StateError::Database { .. } => CANNOT_WRITE,
     }
 }
+
+const LINE_LIMIT: usize = 500;
 
 pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const INTERNAL: u8 = 70;

@@ -1,0 +1,140 @@
+//! Owns the settings of a serving CA: their defaults, and the rule that all problems are told at once.
+
+mod file;
+mod show;
+mod text;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::Environment;
+use crate::identity::SubjectAltName;
+
+use super::state::Database;
+
+pub use file::CaFile;
+pub use text::Text;
+
+/// The settings of a serving CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaConfig {
+    /// Where `init` put the CA; also holds its database, unless that is a server.
+    pub data_dir: PathBuf,
+    /// Where its record is.
+    pub database: Database,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The names of the CA's own server certificate; not empty. No worker gets one of them, but for `localhost` and
+    /// loopback addresses.
+    pub names: Vec<SubjectAltName>,
+    /// The life of a worker's certificate: 60 s to 365 days.
+    pub lifetime: Duration,
+    /// The life of the CA's own server certificate. It is renewed when two thirds of that are over.
+    pub server_lifetime: Duration,
+    /// Development or production; policies may tell them apart.
+    pub environment: Environment,
+    /// The most connections at a time. Further ones wait to be accepted.
+    pub max_connections: usize,
+    /// How long a client may take.
+    pub deadlines: Deadlines,
+    /// How long the record keeps what is over.
+    pub retention: Duration,
+}
+
+/// How long a client may take. Whoever takes longer is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For the head of a request; also how long a connection may stay idle between requests.
+    pub header: Duration,
+    /// For a request from the end of its head to the answer.
+    pub request: Duration,
+    /// For a connection in all. Bounds what no other deadline does, such as a client that sends and never reads.
+    pub connection: Duration,
+}
+
+impl Default for Deadlines {
+    /// 10 s, 10 s, 30 s and 10 minutes.
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            connection: Duration::from_mins(10),
+        }
+    }
+}
+
+impl CaConfig {
+    /// The defaults: lives of 365 days for workers and 30 for the server, production, 1,024 connections, a record in
+    /// the data directory that forgets after 400 days.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, listen: SocketAddr, names: Vec<SubjectAltName>) -> Self {
+        Self {
+            data_dir,
+            database: Database::Sqlite,
+            listen,
+            names,
+            lifetime: crate::policy::default::LONGEST_LIFETIME,
+            server_lifetime: Duration::from_hours(30 * 24),
+            environment: Environment::Production,
+            max_connections: 1024,
+            deadlines: Deadlines::default(),
+            retention: DEFAULT_RETENTION,
+        }
+    }
+}
+
+/// Settings that cannot be used: every problem of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", render(.problems))]
+pub struct CaConfigReport {
+    /// At least one.
+    pub problems: Vec<CaProblem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaProblem {
+    /// The key, as `database.url`.
+    pub key: String,
+    /// The value, printable; absent when there is none or it may be secret.
+    pub value: Option<String>,
+    /// What was expected, and what to do.
+    pub expected: String,
+}
+
+impl CaProblem {
+    /// A problem of the setting `key`.
+    pub(crate) fn new(key: &str, value: Option<&str>, expected: impl Into<String>) -> Self {
+        let value = value.map(|value| crate::printable::printable(value, crate::printable::FOREIGN_TEXT_LIMIT));
+        Self { key: key.to_owned(), value, expected: expected.into() }
+    }
+}
+
+fn render(problems: &[CaProblem]) -> String {
+    let plural = if problems.len() == 1 { "" } else { "s" };
+    let mut text = format!("the configuration has {} problem{plural}:", problems.len());
+    for CaProblem { key, value, expected } in problems {
+        text.push_str("\n  ");
+        text.push_str(key);
+        if let Some(value) = value {
+            text.push_str(" = ");
+            text.push_str(value);
+        }
+        text.push_str(": ");
+        text.push_str(expected);
+    }
+    text
+}
+
+/// Longer than any certificate lives.
+pub const DEFAULT_RETENTION: Duration = Duration::from_hours(400 * 24);
+
+/// The shortest [`CaConfig::retention`]: what was revoked, used or issued in the last day is always known.
+pub const SHORTEST_RETENTION: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! Owns how settings are printed: as the TOML that would give them.
+
+use std::fmt;
+
+use super::CaConfig;
+use crate::ca::state::Database;
+use crate::config::Environment;
+use crate::duration::format_duration;
+
+impl fmt::Display for CaConfig {
+    /// The file that would give these settings; secrets are in files of their own and not among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.names.iter().map(|name| quoted(untyped(&name.to_string()))).collect();
+        let environment = match self.environment {
+            Environment::Development => "development",
+            Environment::Production => "production",
+        };
+        writeln!(f, "data_dir = {}", quoted(&self.data_dir.display().to_string()))?;
+        writeln!(f, "listen = {}", quoted(&self.listen.to_string()))?;
+        writeln!(f, "names = [{}]", names.join(", "))?;
+        writeln!(f, "lifetime = {}", quoted(&format_duration(self.lifetime)))?;
+        writeln!(f, "environment = {}", quoted(environment))?;
+        writeln!(f, "max_connections = {}", self.max_connections)?;
+        writeln!(f, "retention = {}", quoted(&format_duration(self.retention)))?;
+        if let Database::Postgres(server) = &self.database {
+            writeln!(f, "\n[database]\nurl = {}", quoted(&server.url))?;
+            for (key, path) in [("password_file", &server.password_file), ("root_file", &server.root_file)] {
+                if let Some(path) = path {
+                    writeln!(f, "{key} = {}", quoted(&path.display().to_string()))?;
+                }
+            }
+            writeln!(f, "max_connections = {}", server.max_connections)?;
+        }
+        Ok(())
+    }
+}
+
+/// A name without its type in front, as it stands in the file.
+fn untyped(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(_, name)| name)
+}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
