@@ -10,6 +10,8 @@ mod foreign;
 mod harness;
 #[path = "ca/hostile.rs"]
 mod hostile;
+#[path = "ca/lint.rs"]
+mod lint;
 #[path = "ca/lost_replies.rs"]
 mod lost_replies;
 #[path = "ca/process.rs"]

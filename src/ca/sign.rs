@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, PublicKeyData, SerialNumber, SubjectPublicKeyInfo,
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, PublicKeyData, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -104,10 +105,11 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    fn common_name(&self) -> &str {
+    /// The listener's names are its SANs. A common name beside them would be one more, to old clients.
+    fn common_name(&self) -> Option<&str> {
         match self {
-            Self::Worker(worker) => worker.as_str(),
-            Self::Server => "crank-ca",
+            Self::Worker(worker) => Some(worker.as_str()),
+            Self::Server => None,
         }
     }
 
@@ -168,7 +170,9 @@ pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<Certificate
     let mut params = CertificateParams::default();
     params.serial_number = Some(plan.serial.clone().into());
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, plan.subject.common_name());
+    if let Some(common_name) = plan.subject.common_name() {
+        params.distinguished_name.push(DnType::CommonName, common_name);
+    }
     params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
     params.distinguished_name.push(DnType::OrganizationalUnitName, plan.subject.organizational_unit());
     for name in &plan.names {
@@ -179,6 +183,7 @@ pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<Certificate
     params.key_usages = key_usages(plan.key.key_type);
     params.extended_key_usages = plan.subject.extended_key_usages();
     params.is_ca = IsCa::ExplicitNoCa;
+    params.key_identifier_method = key_identifier(&plan.key.key);
     params.use_authority_key_identifier_extension = true;
     let issuer = Issuer::from_ca_cert_der(authority.issuer(), authority.issuer_key().pair()).map_err(fail)?;
     let signed = params.signed_by(&plan.key.key, &issuer).map_err(fail)?;
@@ -186,6 +191,11 @@ pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<Certificate
     compare::compare(authority, plan, &der)
         .map_err(|what| SignError::Mismatch { serial: plan.serial.to_string(), what })?;
     Ok(der)
+}
+
+/// The subject key identifier (RFC 7093, section 2, method 1), which others can compute from the key.
+pub(crate) fn key_identifier(key: &impl PublicKeyData) -> KeyIdMethod {
+    KeyIdMethod::PreSpecified(sha256(key.der_bytes())[..20].to_vec())
 }
 
 #[cfg(test)]

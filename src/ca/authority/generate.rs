@@ -1,11 +1,11 @@
 //! Owns the making of root and issuing intermediate in memory.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{AuthorityError, InitOptions};
-use crate::ca::sign::{BACKDATE, Serial};
+use crate::ca::sign::{BACKDATE, Serial, key_identifier};
 use crate::identity::csr::ORGANIZATION;
 use crate::identity::{KeyType, PrivateKey, TrustDomain};
 
@@ -37,10 +37,14 @@ pub(super) fn generate(options: &InitOptions, now: OffsetDateTime) -> Result<Mat
     let mut root = params(&format!("{} Root CA", options.name), now, ROOT_LIFETIME)?;
     // No path length: a later root may be certified by this one.
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_identifier_method = key_identifier(root_key.pair());
     let root_certificate = root.self_signed(root_key.pair()).map_err(fail("root certificate"))?;
 
     let mut issuer = params(&format!("{} Issuing CA", options.name), now, ISSUER_LIFETIME)?;
     issuer.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    issuer.key_identifier_method = key_identifier(issuer_key.pair());
+    // For TLS and nothing else, whatever becomes of its key.
+    issuer.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     issuer.use_authority_key_identifier_extension = true;
     let signer = Issuer::from_params(&root, root_key.pair());
     let issuer_certificate = issuer.signed_by(issuer_key.pair(), &signer).map_err(fail("issuing certificate"))?;

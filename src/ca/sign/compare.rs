@@ -1,6 +1,7 @@
 //! Owns the second look at a signed leaf: the bytes are parsed again and compared with the plan, field by field.
 
 use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::{LeafPlan, Subject};
@@ -40,6 +41,8 @@ pub(super) fn compare(authority: &Authority, plan: &LeafPlan, der: &CertificateD
         || extended.ocsp_signing
         || !extended.other.is_empty();
     ensure(extended.server_auth && extended.client_auth == client && !further, "extended key usage")?;
+    let same_key = key_identifier(&issuer).is_none_or(|identifier| authority_key_identifier(&leaf) == Some(identifier));
+    ensure(same_key, "authority key identifier")?;
     // AKI, SAN, key usage, extended key usage, SKI, basic constraints; and each once, or the readers above fail.
     ensure(leaf.extensions().len() == 6, "extensions")?;
     ensure(leaf.verify_signature(Some(issuer.public_key())).is_ok(), "signature")
@@ -48,7 +51,22 @@ pub(super) fn compare(authority: &Authority, plan: &LeafPlan, der: &CertificateD
 fn subject_is_planned(leaf: &X509Certificate<'_>, plan: &LeafPlan) -> bool {
     let attributes: Vec<&str> =
         leaf.subject().iter_attributes().filter_map(|attribute| attribute.as_str().ok()).collect();
-    attributes == [plan.subject.common_name(), ORGANIZATION, plan.subject.organizational_unit()]
+    let planned = plan.subject.common_name().into_iter().chain([ORGANIZATION, plan.subject.organizational_unit()]);
+    attributes.into_iter().eq(planned)
+}
+
+fn key_identifier<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0),
+        _ => None,
+    })
+}
+
+fn authority_key_identifier<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(identifier) => Some(identifier.key_identifier.as_ref()?.0),
+        _ => None,
+    })
 }
 
 /// Bit 0 is digitalSignature, bit 2 keyEncipherment.
