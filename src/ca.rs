@@ -33,7 +33,7 @@ use crate::tls::TlsError;
 pub use authority::{AuthorityError, CaCertificate, InitOptions};
 pub use config::{CaConfig, CaConfigReport, CaFile, CaProblem, DEFAULT_RETENTION, Deadlines, SHORTEST_RETENTION, Text};
 pub use enrolment::{EnrolmentError, IssuedCertificate};
-pub use http::{ROUTES, Route};
+pub use http::{PROBLEM_PREFIX, PROBLEM_TYPES, ProblemType, ROUTES, Route};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
 pub use request::CsrRefusal;
 pub use server::{DRAIN_DEADLINE, RunningCa, Server};

@@ -117,6 +117,7 @@ pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod trace_context;
 pub mod watch;
 pub mod wire;
 

@@ -12,6 +12,9 @@ pub const REPLY_LIMIT: usize = 256 * 1024;
 /// The header that carries the correlation id of a request, both ways.
 pub const CORRELATION_HEADER: &str = "x-correlation-id";
 
+/// The header that carries the trace of a request (W3C Trace Context, level 1).
+pub const TRACE_HEADER: &str = "traceparent";
+
 /// The path that signs.
 pub const CSR_PATH: &str = "/certificates/csr";
 
@@ -54,6 +57,9 @@ pub struct RootReply {
 /// Body of every error: RFC 9457 problem details, of which older CAs send `detail` only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorReply {
+    /// The kind of error, as a URI.
+    #[serde(rename = "type", default, skip_serializing_if = "String::is_empty")]
+    pub problem_type: String,
     /// A short title, the same for every error of the kind.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub title: String,
@@ -63,9 +69,15 @@ pub struct ErrorReply {
     /// What is wrong with this request.
     #[serde(default)]
     pub detail: String,
+    /// This one occurrence, as a URI.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
     /// The correlation id of the request.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub correlation_id: String,
+    /// The policy's decision, where it was the policy that refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub decision_id: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

@@ -14,6 +14,8 @@ mod hostile;
 mod lint;
 #[path = "ca/lost_replies.rs"]
 mod lost_replies;
+#[path = "ca/problems.rs"]
+mod problems;
 #[path = "ca/process.rs"]
 mod process;
 #[path = "ca/server.rs"]

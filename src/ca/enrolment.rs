@@ -25,6 +25,7 @@ use crate::crypto::sha256;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, PrivateKey, SubjectAltName, WorkerId};
 use crate::policy::{Capabilities, PolicyAnswer, PolicyError};
+use crate::trace_context::TraceContext;
 use crate::wire::CsrRequest;
 
 use audit::Audit;
@@ -58,6 +59,17 @@ pub(crate) struct Context {
     pub(crate) correlation_id: String,
     /// The client's address; `None` for a caller in this process.
     pub(crate) source: Option<SocketAddr>,
+    /// The client's trace, or one of its own. [`next_step`](TraceContext::next_step) goes along with whatever is asked
+    /// of others for this request.
+    pub(crate) trace: TraceContext,
+}
+
+impl Context {
+    /// A request of our own, or of a caller in this process.
+    pub(crate) fn local(correlation_id: &str) -> Self {
+        let trace = TraceContext::of_request(correlation_id);
+        Self { correlation_id: correlation_id.to_owned(), source: None, trace }
+    }
 }
 
 /// Who asks, proven, and what that one may have.
@@ -155,7 +167,7 @@ impl CertificateAuthorityManager {
             not_before,
             not_after,
         };
-        let context = Context { correlation_id: crate::events::new_correlation_id(), source: None };
+        let context = Context::local(&crate::events::new_correlation_id());
         let reservation = reservation(&authority, &plan, None, "self", "", &context, now);
         let der = self.sign_recorded(&authority, &plan, reservation, None).await?;
         Ok((vec![der, authority.issuer().clone()], key, not_after))

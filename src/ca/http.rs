@@ -21,9 +21,11 @@ use super::enrolment::{Context, Credentials};
 use super::manager::CertificateAuthorityManager;
 use super::token::TokenSecret;
 use crate::events::new_correlation_id;
-use crate::wire::{CORRELATION_HEADER, REQUEST_LIMIT};
+use crate::trace_context::TraceContext;
+use crate::wire::{CORRELATION_HEADER, REQUEST_LIMIT, TRACE_HEADER};
 
 use problem::Problem;
+pub use problem::{PROBLEM_PREFIX, PROBLEM_TYPES, ProblemType};
 
 /// One entry of the table that the router is made from.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +105,8 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let correlation_id = correlation_id_of(&parts.headers);
-    let context = Context { correlation_id: correlation_id.clone(), source: Some(peer.address) };
+    let trace = trace_of(&parts.headers).unwrap_or_else(|| TraceContext::of_request(&correlation_id));
+    let context = Context { correlation_id: correlation_id.clone(), source: Some(peer.address), trace };
     parts.extensions.insert(context);
     parts.extensions.insert(peer);
     let service = hyper_util::service::TowerToHyperService::new(router);
@@ -205,4 +208,11 @@ fn correlation_id_of(headers: &HeaderMap) -> String {
         }
         _ => new_correlation_id(),
     }
+}
+
+/// The client's trace; one that is malformed, or comes twice, is as none.
+fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut values = headers.get_all(TRACE_HEADER).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    TraceContext::parse(value.to_str().ok()?)
 }

@@ -123,8 +123,7 @@ impl CertificateAuthorityManager {
             default_names: identity.names.clone(),
             credential: Credential::Caller,
         };
-        let context = Context { correlation_id: correlation_id.to_owned(), source: None };
-        self.enrol_as(&requester, csr_pem, &context).await
+        self.enrol_as(&requester, csr_pem, &Context::local(correlation_id)).await
     }
 }
 

@@ -21,7 +21,8 @@ use crate::identity::CertificateBundle;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::tls::{ServerTrust, client_config};
-use crate::wire::{CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT};
+use crate::trace_context::TraceContext;
+use crate::wire::{CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT, TRACE_HEADER};
 
 /// Speaks to crank-ca. Every request is a connection of its own with roots and token read afresh, so that a rotated
 /// token or root needs no word to the agent, and an idle agent holds no connection.
@@ -67,8 +68,11 @@ impl CrankIssuer {
         };
         let client = self.client(identity)?;
         let body = CsrRequest { csr: order.csr_pem.to_owned(), service_name: order.identity.worker_id.to_string() };
-        let mut request =
-            client.post(self.config.url.join(CSR_PATH)).header(CORRELATION_HEADER, order.correlation_id).json(&body);
+        let mut request = client
+            .post(self.config.url.join(CSR_PATH))
+            .header(CORRELATION_HEADER, order.correlation_id)
+            .header(TRACE_HEADER, TraceContext::of_request(order.correlation_id).to_string())
+            .json(&body);
         if let Credential::Token(token) = credential {
             request = request.bearer_auth(token.as_str());
         }

@@ -52,7 +52,11 @@ pub(crate) struct LyingCa {
     pub(crate) address: SocketAddr,
     pub(crate) authority: Arc<Authority>,
     answer: Arc<Mutex<Answer>>,
+    heads: Heads,
 }
+
+/// The heads of all requests, in lower case.
+type Heads = Arc<Mutex<Vec<String>>>;
 
 impl LyingCa {
     pub(crate) fn start() -> Self {
@@ -72,15 +76,17 @@ impl LyingCa {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Arc::new(|_, _, _| {})));
+        let heads = Heads::default();
         let (config, shared, keys) = (Arc::new(config), Arc::clone(&answer), Arc::clone(&authority));
+        let seen = Arc::clone(&heads);
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
-                let (config, keys) = (Arc::clone(&config), Arc::clone(&keys));
+                let (config, keys, seen) = (Arc::clone(&config), Arc::clone(&keys), Arc::clone(&seen));
                 let answer = Arc::clone(&shared.lock().unwrap());
-                thread::spawn(move || serve(socket, config, &keys, &answer));
+                thread::spawn(move || serve(socket, config, &keys, &answer, &seen));
             }
         });
-        Self { address, authority, answer }
+        Self { address, authority, answer, heads }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -89,6 +95,11 @@ impl LyingCa {
 
     pub(crate) fn write_root(&self, path: &Path) {
         std::fs::write(path, self.authority.root.pem()).unwrap();
+    }
+
+    /// The head of the last request, in lower case.
+    pub(crate) fn last_head(&self) -> String {
+        self.heads.lock().unwrap().last().cloned().unwrap_or_default()
     }
 
     /// What it answers from now on.
@@ -113,16 +124,17 @@ pub(crate) fn success(authority: &Authority, certificate: &str, stream: &mut Str
     reply(stream, "200 OK", "application/json", body.to_string().as_bytes());
 }
 
-fn serve(socket: TcpStream, config: Arc<ServerConfig>, authority: &Authority, answer: &Answer) {
+fn serve(socket: TcpStream, config: Arc<ServerConfig>, authority: &Authority, answer: &Answer, heads: &Heads) {
     let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
-    let Some(body) = read_request(&mut stream) else { return };
+    let Some((head, body)) = read_request(&mut stream) else { return };
+    heads.lock().unwrap().push(head);
     let Ok(request) = serde_json::from_slice::<crank_agent::wire::CsrRequest>(&body) else { return };
     answer(authority, &request.csr, &mut stream);
     stream.conn.send_close_notify();
     let _ = stream.flush();
 }
 
-fn read_request(stream: &mut Stream) -> Option<Vec<u8>> {
+fn read_request(stream: &mut Stream) -> Option<(String, Vec<u8>)> {
     let mut data = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -131,7 +143,7 @@ fn read_request(stream: &mut Stream) -> Option<Vec<u8>> {
             let length: usize =
                 head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
             if data.len() >= end + 4 + length {
-                return Some(data[end + 4..].to_vec());
+                return Some((head, data[end + 4..].to_vec()));
             }
         }
         match stream.read(&mut chunk) {

@@ -192,3 +192,16 @@ fn a_chain_beyond_the_limit_is_refused() {
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("at most 10 certificates"));
 }
+
+#[test]
+fn a_request_carries_a_trace_that_has_the_digits_of_its_correlation_id() {
+    let ca = LyingCa::start();
+    let directory = tempfile::tempdir().unwrap();
+    let worker = worker_of(&ca, directory.path());
+    ca.answer(|authority, csr, stream| success(authority, &authority.sign(csr, |_| {}), stream));
+    assert_eq!(worker.run_once(&["init"]).status.code(), Some(0));
+    let head = ca.last_head();
+    let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap();
+    let trace = crank_agent::trace_context::TraceContext::parse(header("traceparent")).unwrap();
+    assert_eq!(header("x-correlation-id"), format!("req_{}", trace.trace_id()));
+}

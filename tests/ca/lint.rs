@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use crank_agent::ca::{CertificateAuthorityManager, InitOptions};
+use crank_agent::ca::{CertificateAuthorityManager, Database, InitOptions};
 use crank_agent::clock::SystemClock;
 use crank_agent::config::Environment;
 use crank_agent::identity::bundle::certificates_to_pem;
@@ -61,7 +61,8 @@ impl Certificates {
         let made = CertificateAuthorityManager::generate_ca_certificate(&data, &options, &SystemClock).unwrap();
         let policy = Box::new(DefaultPolicy::default());
         let environment = Environment::Production;
-        let ca = CertificateAuthorityManager::open(&data, policy, environment, Arc::new(SystemClock)).await.unwrap();
+        let (database, clock) = (Database::Sqlite, Arc::new(SystemClock));
+        let ca = CertificateAuthorityManager::open(&data, &database, policy, environment, clock).await.unwrap();
         let csr = generate_csr(&identity, &PrivateKey::generate(key_type).unwrap(), key_type).unwrap();
         let chain = chain_from(&ca.sign_worker_certificate(&csr, &identity, "lint").await.unwrap().certificate_pem);
         self.add("leaf", "p384-leaf", &chain[0]);

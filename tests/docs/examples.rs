@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use crank_agent::config::{Arguments, Facts, resolve};
 use crank_agent::control::StatusReport;
 use crank_agent::events::EventRecord;
+use crank_agent::wire::ErrorReply;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -67,9 +68,10 @@ fn every_json_example_is_what_the_program_writes() {
     assert!(examples.len() >= 2);
     for text in examples {
         let value: Value = serde_json::from_str(&text).unwrap();
-        match value.get("event") {
-            Some(_) => assert_whole::<EventRecord>(&value),
-            None => assert_whole::<StatusReport>(&value),
+        match value {
+            _ if value.get("event").is_some() => assert_whole::<EventRecord>(&value),
+            _ if value.get("instance").is_some() => assert_whole::<ErrorReply>(&value),
+            _ => assert_whole::<StatusReport>(&value),
         }
     }
 }

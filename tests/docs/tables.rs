@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use crank_agent::ca::ROUTES;
+use crank_agent::ca::{PROBLEM_TYPES, ROUTES};
 use crank_agent::config::settings_markdown;
 use crank_agent::control::StatusReport;
 use crank_agent::error_kind::ERROR_KINDS;
@@ -133,6 +133,33 @@ fn the_commands_are_those_of_the_program() {
 fn the_routes_of_the_ca_are_those_it_serves() {
     let told = first_cells(&Document::read("docs/crank-ca.md").table("call"));
     assert_eq!(told, ROUTES.map(|route| format!("{} {}", route.method, route.path)));
+}
+
+#[test]
+fn the_problems_of_the_ca_are_those_it_answers_with() {
+    let rows: Vec<String> =
+        Document::read("docs/standards.md").table("problem").iter().map(|row| row.join(" ")).collect();
+    let known = PROBLEM_TYPES.map(|problem| format!("`{}` {} {}", problem.kind, problem.status, problem.title));
+    assert_eq!(rows, known);
+}
+
+#[test]
+fn every_refusal_of_the_ca_has_a_type_of_its_own() {
+    let mut kinds = BTreeSet::new();
+    for path in ["src/ca/enrolment/error.rs", "src/ca/request.rs"] {
+        let source = fs::read_to_string(root().join(path)).unwrap();
+        let (_, body) = source.split_once("fn kind(&self) -> &'static str {").unwrap();
+        let (body, _) = body.split_once("\n    }\n").unwrap();
+        kinds.extend(body.split('"').skip(1).step_by(2).map(str::to_owned));
+    }
+    // Faults of the CA, which tell no more than their status.
+    for internal in ["issuer_ending", "key"] {
+        assert!(kinds.remove(internal), "{internal}");
+    }
+    assert!(kinds.len() > 15, "{kinds:?}");
+    for kind in kinds {
+        assert!(PROBLEM_TYPES.iter().any(|problem| problem.kind == kind), "{kind}");
+    }
 }
 
 #[test]

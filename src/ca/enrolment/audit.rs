@@ -87,6 +87,7 @@ impl<'a> Audit<'a> {
             serial = self.serial,
             source,
             correlation_id = self.context.correlation_id,
+            trace_id = self.context.trace.trace_id(),
             "request for a certificate {decision}"
         );
     }

@@ -98,7 +98,7 @@ fn csr_of(identity: &RequestedIdentity, key: &PrivateKey) -> String {
 }
 
 fn context() -> Context {
-    Context { correlation_id: "req_1".to_owned(), source: None }
+    Context::local("req_1")
 }
 
 #[tokio::test]

@@ -8,26 +8,86 @@ use crate::ca::enrolment::EnrolmentError;
 use crate::ca::request::CsrRefusal;
 use crate::wire::ErrorReply;
 
+/// A type of problem: what `type`, `status` and `title` say, the same for every error of the kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProblemType {
+    /// The last part of the `type`, after [`PROBLEM_PREFIX`]; also the `kind` of the audit trail.
+    pub kind: &'static str,
+    /// The HTTP status it comes with.
+    pub status: u16,
+    /// The `title`.
+    pub title: &'static str,
+}
+
+/// Every problem that the CA answers with: first those that tell no more than their status, then those of a request
+/// for a certificate.
+pub const PROBLEM_TYPES: [ProblemType; 30] = [
+    problem("malformed", 400, "The request is malformed"),
+    problem("unauthenticated", 401, "The request needs a credential"),
+    problem("forbidden", 403, "The credential does not permit it"),
+    problem("not_found", 404, "There is no such resource"),
+    problem("method_not_allowed", 405, "The resource takes another method"),
+    problem("request_timeout", 408, "The request took too long"),
+    problem("gone", 410, "This is no longer offered"),
+    problem("too_large", 413, "The request is too large"),
+    problem("unsupported_media_type", 415, "The body is of another media type"),
+    problem("rate_limited", 429, "There were too many requests"),
+    problem("internal", 500, "The CA failed"),
+    problem("not_implemented", 501, "The CA does not offer this"),
+    problem("unavailable", 503, "The CA cannot do this now"),
+    problem("no_credential", 401, "There is no credential"),
+    problem("malformed_credential", 401, "The credential is malformed"),
+    problem("token_unknown", 401, "The token is not known"),
+    problem("token_expired", 401, "The token has expired"),
+    problem("token_used", 401, "The token has been used"),
+    problem("token_revoked", 401, "The token has been revoked"),
+    problem("certificate_unknown", 401, "The client certificate is not known"),
+    problem("certificate_expired", 401, "The client certificate has expired"),
+    problem("body", 400, "The body is not what is expected"),
+    problem("csr_malformed", 400, "The CSR is malformed"),
+    problem("csr_proof", 400, "The CSR proves no possession of its key"),
+    problem("csr_key", 400, "The key is not accepted"),
+    problem("csr_asks", 403, "The CSR asks for what no worker may have"),
+    problem("other_worker", 403, "The credential is for another worker"),
+    problem("names_not_permitted", 403, "The credential does not permit these names"),
+    problem("key_of_another", 403, "The key belongs to somebody else"),
+    problem("policy_denied", 403, "The policy denies it"),
+];
+
+/// Begins the `type` of every problem.
+pub const PROBLEM_PREFIX: &str = "urn:crank-ca:problem:";
+
 /// An error on its way to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     status: StatusCode,
+    /// `None` where there is none in the table: `about:blank`, by RFC 9457.
+    known: Option<ProblemType>,
     detail: String,
+    decision_id: String,
 }
 
 impl Problem {
-    /// An error with what is wrong with this request.
+    /// An error that its status tells enough of, with what is wrong with this request.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        let known = PROBLEM_TYPES.into_iter().find(|problem| problem.status == status.as_u16());
+        Self { status, known, detail: detail.into(), decision_id: String::new() }
     }
 
     /// The answer.
     pub(super) fn answer(&self, correlation_id: &str) -> Response {
+        let (problem_type, title) = match &self.known {
+            Some(known) => (format!("{PROBLEM_PREFIX}{}", known.kind), known.title),
+            None => ("about:blank".to_owned(), self.status.canonical_reason().unwrap_or("Error")),
+        };
         let body = ErrorReply {
-            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            problem_type,
+            title: title.to_owned(),
             status: self.status.as_u16(),
             detail: self.detail.clone(),
+            instance: format!("{INSTANCE_PREFIX}{correlation_id}"),
             correlation_id: correlation_id.to_owned(),
+            decision_id: self.decision_id.clone(),
         };
         let mut response = Response::new(Body::from(serde_json::to_vec(&body).unwrap_or_default()));
         *response.status_mut() = self.status;
@@ -63,7 +123,71 @@ impl From<&EnrolmentError> for Problem {
             E::Policy(_) | E::IssuerEnding | E::State(_) => StatusCode::SERVICE_UNAVAILABLE,
             E::Key | E::Sign(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        // The texts of our own failures hold no causes; those are in the log.
-        Self::new(status, error.to_string())
+        // The texts of our own failures hold no causes, and their kinds are nobody's business; both are in the log.
+        let general = Self::new(status, error.to_string());
+        let own = PROBLEM_TYPES.into_iter().find(|problem| problem.kind == error.kind() && !error.is_internal());
+        let decision_id = match error {
+            E::Denied(decision) => decision.id.clone(),
+            _ => String::new(),
+        };
+        Self { known: own.or(general.known), decision_id, ..general }
+    }
+}
+
+/// Begins the `instance` of every error: this one request, as the audit trail has it.
+const INSTANCE_PREFIX: &str = "urn:crank-ca:request:";
+
+const fn problem(kind: &'static str, status: u16, title: &'static str) -> ProblemType {
+    ProblemType { kind, status, title }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::policy::Decision;
+
+    async fn body(problem: &Problem) -> serde_json::Value {
+        let bytes = axum::body::to_bytes(problem.answer("req_1").into_body(), 10_000).await.unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn no_kind_is_there_twice() {
+        let kinds: BTreeSet<_> = PROBLEM_TYPES.iter().map(|problem| problem.kind).collect();
+        assert_eq!(kinds.len(), PROBLEM_TYPES.len());
+    }
+
+    #[test]
+    fn a_status_stands_for_its_own_kind_and_an_unknown_one_for_none() {
+        let kind = |status: u16| {
+            let problem = Problem::new(StatusCode::from_u16(status).unwrap(), "");
+            problem.known.map(|problem| problem.kind)
+        };
+        assert_eq!(kind(400), Some("malformed"));
+        assert_eq!(kind(401), Some("unauthenticated"));
+        assert_eq!(kind(403), Some("forbidden"));
+        assert_eq!(kind(418), None);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_by_policy_tells_the_decision() {
+        let decision = Decision::deny("not on Sundays");
+        let value = body(&Problem::from(&EnrolmentError::Denied(decision.clone()))).await;
+        assert_eq!(value["type"], "urn:crank-ca:problem:policy_denied");
+        assert_eq!(value["decision_id"], decision.id);
+        assert_eq!(
+            (value["status"].as_u64(), value["instance"].as_str()),
+            (Some(403), Some("urn:crank-ca:request:req_1"))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_fault_of_ours_tells_neither_its_kind_nor_its_cause() {
+        let error = EnrolmentError::State(crate::ca::state::StateError::Corrupt { what: "a secret" });
+        let value = body(&Problem::from(&error)).await;
+        assert_eq!(value["type"], "urn:crank-ca:problem:unavailable");
+        assert!(!value.to_string().contains("secret") && value.get("decision_id").is_none(), "{value}");
     }
 }
