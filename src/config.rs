@@ -73,6 +73,8 @@ pub struct CaConfig {
     pub trust: CaTrust,
     /// The roots that an issued chain must reach, for `ca.crt`; `None`: the same as verify the connection.
     pub issued_roots_file: Option<PathBuf>,
+    /// Whether roots that the CA hands out over its verified connection are trusted beside those configured.
+    pub follow_roots: bool,
     /// A bearer token, read anew for every request.
     pub token_file: Option<PathBuf>,
     /// The deadline of one request, connection and reply included.

@@ -1,6 +1,7 @@
 //! Owns the contract between the agent and any certificate authority: [`Issuer`], what it is asked, how it fails.
 
 pub mod crank;
+pub mod roots;
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,16 +10,22 @@ use rustls::pki_types::CertificateDer;
 
 use crate::identity::{CertificateBundle, RequestedIdentity};
 
+use roots::{KnownRoots, RootDigest};
+
 /// A certificate authority, seen from the agent.
 pub trait Issuer: Send + Sync {
     /// Asks for one certificate. Takes no longer than the configured deadline, and reads no more than the limits allow.
     fn issue(&self, order: &Order<'_>) -> impl Future<Output = Result<Issued, IssueError>> + Send;
 
-    /// The roots that issued chains must reach, where they are configured; `None` where only a reply tells them.
+    /// The roots that issued chains must reach, for `ca.crt`: those configured, and those of `known` that are followed.
+    /// `None` where only a reply tells them.
     ///
     /// # Errors
     /// When the configured file cannot be read.
-    fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError>;
+    fn roots(&self, known: &KnownRoots) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError>;
+
+    /// Asks which roots the CA hands out now. `None` where they are not followed. As bounded as [`issue`](Self::issue).
+    fn follow(&self, known: &KnownRoots) -> impl Future<Output = Result<Option<FollowedRoots>, IssueError>> + Send;
 
     /// Where it is, for people.
     fn url(&self) -> &str;
@@ -35,6 +42,17 @@ pub struct Order<'a> {
     pub correlation_id: &'a str,
     /// The certificate in force, for renewal by mTLS; `None` on enrolment and when it no longer serves.
     pub current: Option<&'a CertificateBundle>,
+    /// The roots that are published.
+    pub known: &'a KnownRoots,
+}
+
+/// What `ca.crt` is to hold from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowedRoots {
+    /// The roots: those configured, and those handed out.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// The digests of those handed out.
+    pub followed: Vec<RootDigest>,
 }
 
 /// What a CA returned, undecided whether it is fit to be installed.
@@ -42,8 +60,10 @@ pub struct Order<'a> {
 pub struct Issued {
     /// Leaf and intermediates.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The roots for `ca.crt`: those configured to verify issued chains.
-    pub roots: Vec<CertificateDer<'static>>,
+    /// The roots that this chain must reach: those configured, and those handed out before.
+    pub trusted: Vec<CertificateDer<'static>>,
+    /// The roots for `ca.crt`, which the chain must reach too.
+    pub publish: FollowedRoots,
     /// The CA's clock less ours, in seconds, by its `Date` header (RFC 9110, section 6.6.1).
     pub clock_skew_seconds: Option<f64>,
 }

@@ -6,6 +6,7 @@ mod files;
 mod handle;
 mod handover;
 mod report;
+mod roots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::identity::{CertificateBundle, Checks, KeyType, PrivateKey, RequestedIdentity};
 use crate::issuer::Issuer;
 use crate::issuer::crank::CrankIssuer;
+use crate::issuer::roots::{KnownRoots, RootDigest};
 use crate::schedule::{RenewReason, RenewalRecord, SLICE, Schedule, Step};
 use crate::status::AgentStatus;
 use crate::store::{Store, StoreError};
@@ -45,6 +47,10 @@ pub struct CertificateManager<I = CrankIssuer> {
     unpublished: Option<Unpublished>,
     /// A certificate was there before, be it only an expired one.
     had_certificate: bool,
+    /// The roots on disk, also those beside a certificate that no longer serves.
+    known: KnownRoots,
+    /// When the CA may be asked again which roots it hands out, by time since boot.
+    follow_at: Duration,
     /// The start is over: from here on nothing but a stop ends the manager.
     started: bool,
     sweep_at: Option<Duration>,
@@ -63,6 +69,7 @@ struct Settings {
     allowed_skew: Duration,
     startup_wait: Duration,
     keep_generations: Duration,
+    check_interval: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +87,7 @@ struct UnansweredOrder {
 #[derive(Debug)]
 struct Unpublished {
     bundle: Arc<CertificateBundle>,
+    followed: Vec<RootDigest>,
     correlation_id: String,
 }
 
@@ -130,6 +138,7 @@ impl<I: Issuer> CertificateManager<I> {
                 allowed_skew: config.allowed_skew,
                 startup_wait: config.ca.startup_wait,
                 keep_generations: config.files.keep_generations,
+                check_interval: config.timing.check_interval,
             },
             issuer,
             store,
@@ -140,6 +149,8 @@ impl<I: Issuer> CertificateManager<I> {
             unanswered: None,
             unpublished: None,
             had_certificate: false,
+            known: KnownRoots::default(),
+            follow_at: Duration::ZERO,
             started: false,
             sweep_at: None,
             waiters: Vec::new(),

@@ -29,6 +29,7 @@ mod lock;
 mod place;
 mod publish;
 mod read;
+mod record;
 mod recovery;
 mod sweep;
 mod verify;
@@ -43,7 +44,6 @@ use time::OffsetDateTime;
 use crate::clock::Now;
 use crate::config::FilesConfig;
 use crate::identity::CertificateBundle;
-use crate::schedule::RenewalRecord;
 
 use directory::Directory;
 use generation::{Staging, new_name, remove_generation};
@@ -57,6 +57,7 @@ use verify::Baseline;
 pub use error::StoreError;
 pub use layout::{CERTIFICATE_FILE, CREDENTIAL_BUNDLE_FILE, DATA_LINK, KEY_FILE, ROOTS_FILE};
 pub use read::{Origin, Published, read_bundle};
+pub use record::GenerationRecord;
 pub use verify::{Change, ChangeKind};
 
 /// The certificate directory of one agent. All calls block on the disk; one that writes waits for the one before.
@@ -143,7 +144,12 @@ impl Store {
     /// # Errors
     /// The generation before is then still in force, unless the links could not be put in place after the swap, or the
     /// swap could not be synced. Publishing again is right in all cases.
-    pub fn publish(&self, bundle: &CertificateBundle, record: &RenewalRecord, now: Now) -> Result<String, StoreError> {
+    pub fn publish(
+        &self,
+        bundle: &CertificateBundle,
+        record: &GenerationRecord,
+        now: Now,
+    ) -> Result<String, StoreError> {
         let name = new_name(now.wall);
         let generation = name.to_string();
         let result = self.begin().and_then(|(mut writer, directory)| {
@@ -180,7 +186,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub fn heal(&self, bundle: &CertificateBundle, record: &RenewalRecord, now: Now) -> Result<Healed, StoreError> {
+    pub fn heal(&self, bundle: &CertificateBundle, record: &GenerationRecord, now: Now) -> Result<Healed, StoreError> {
         let changes = self.verify()?;
         if changes.is_empty() {
             return Ok(Healed::Nothing);

@@ -80,6 +80,7 @@ pub(crate) fn config(directory: &Path) -> Config {
             url: HttpsUrl::new("https://localhost:1").unwrap(),
             trust: CaTrust::RootFile(directory.join("root.crt")),
             issued_roots_file: None,
+            follow_roots: true,
             token_file: None,
             timeout: Duration::from_secs(5),
             startup_wait: Duration::from_mins(1),

@@ -28,8 +28,14 @@ pub enum ServerTrust {
     /// One of these roots; and the server is no worker. Every worker has a certificate of the same roots with the name
     /// `localhost` in it, and must not pass for the authority with it.
     AuthorityRoots(Vec<CertificateDer<'static>>),
-    /// The root with this SHA-256 fingerprint, which the server sends along in its chain; and the server is no worker.
-    AuthorityPin([u8; 32]),
+    /// The root with this SHA-256 fingerprint, which the server sends along in its chain, or one of these roots; and the
+    /// server is no worker.
+    AuthorityPin {
+        /// The SHA-256 of the root's DER.
+        fingerprint: [u8; 32],
+        /// Further roots; may be empty.
+        roots: Vec<CertificateDer<'static>>,
+    },
 }
 
 /// TLS settings that cannot be made.
@@ -69,8 +75,8 @@ pub fn client_config(
             let anchor = Anchor::Roots(root_store(roots)?);
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Authority { anchor, provider }))
         }
-        ServerTrust::AuthorityPin(fingerprint) => {
-            let anchor = Anchor::Pin(*fingerprint);
+        ServerTrust::AuthorityPin { fingerprint, roots } => {
+            let anchor = Anchor::Pin { fingerprint: *fingerprint, roots: roots.clone() };
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Authority { anchor, provider }))
         }
     };

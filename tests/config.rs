@@ -121,6 +121,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
     match setting.key {
         "worker_id" => ("other", "\"other\""),
         "environment" => ("development", "\"development\""),
+        "ca.follow_roots" => ("false", "false"),
         "https_only" | "require_mtls" | "verify_certificates" => ("true", "true"),
         "identity.trust_domain" => ("example.org", "\"example.org\""),
         "identity.names" => ("a.example.org, 10.0.0.7", "[\"a.example.org\", \"10.0.0.7\"]"),

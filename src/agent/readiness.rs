@@ -61,7 +61,7 @@ mod tests {
         let clock = Arc::new(TestClock::at(NOW));
         let bundle = TestCa::new().bundle(&config.identity, NOW, Duration::from_hours(1));
         let record = RenewalRecord { jitter: Jitter::new(0.5).unwrap(), installed_at: NOW };
-        Store::open(&config.files).unwrap().publish(&bundle, &record, clock.now()).unwrap();
+        Store::open(&config.files).unwrap().publish(&bundle, &record.into(), clock.now()).unwrap();
         let store = Arc::new(Store::open(&config.files).unwrap());
         store.load().unwrap();
         let (_manager, handle) = CertificateManager::new(

@@ -166,7 +166,7 @@ fn input(setting: &Setting, value: &DeValue<'_>) -> Result<Input, String> {
         (Read::Text(_) | Read::Account(_), DeValue::String(text)) => one(text),
         (Read::Account(_), DeValue::Integer(number)) => one(&number.to_string()),
         // Other types are passed on as text that is not valid, so that one message serves all sources.
-        (Read::Switch(_), DeValue::Boolean(value)) => one(&value.to_string()),
+        (Read::Switch(_) | Read::Boolean(_), DeValue::Boolean(value)) => one(&value.to_string()),
         (Read::Switch(_), DeValue::String(_)) => Err("only `true`, without quotes".to_owned()),
         (Read::Switch(_), _) => one("false"),
         (Read::Texts(_), DeValue::Array(elements)) => {
@@ -183,6 +183,7 @@ fn input(setting: &Setting, value: &DeValue<'_>) -> Result<Input, String> {
         }
         (Read::Texts(_), _) => Err("an array of strings, such as [\"one\", \"two\"]".to_owned()),
         (Read::Numbers(_), _) => Err("an array of numbers, such as [0.5, 0.7]".to_owned()),
+        (Read::Boolean(_), _) => Err("`true` or `false`, without quotes".to_owned()),
         (Read::Account(_), other) => Err(format!("a string or an integer, not a TOML {}", other.type_str())),
         (Read::Text(_), other) => Err(format!("a string in quotes, not a TOML {}", other.type_str())),
     }

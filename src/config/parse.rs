@@ -20,6 +20,10 @@ pub(super) fn only_true(text: &str) -> Result<(), String> {
     Err("only `true`: encryption and verification cannot be turned off".to_owned())
 }
 
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "`true` or `false`".to_owned())
+}
+
 pub(super) fn environment(text: &str) -> Result<Environment, String> {
     match text {
         "development" => Ok(Environment::Development),

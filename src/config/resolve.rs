@@ -161,7 +161,9 @@ impl Reading {
 
 fn apply(setting: &Setting, draft: &mut Draft, input: &Input, facts: &Facts) -> Result<(), String> {
     match (setting.read, input) {
-        (Read::Text(read) | Read::Switch(read) | Read::Account(read), Input::Text(text)) => read(draft, text, facts),
+        (Read::Text(read) | Read::Switch(read) | Read::Boolean(read) | Read::Account(read), Input::Text(text)) => {
+            read(draft, text, facts)
+        }
         (Read::Texts(read) | Read::Numbers(read), Input::List(elements)) => {
             if elements.len() > ELEMENT_LIMIT {
                 return Err(format!("at most {ELEMENT_LIMIT} elements"));

@@ -41,6 +41,8 @@ pub(super) enum Read {
     Text(ReadOne),
     /// A TOML boolean. Of these, a value that a later source overrides must be valid, too.
     Switch(ReadOne),
+    /// A TOML boolean.
+    Boolean(ReadOne),
     /// A TOML string or integer.
     Account(ReadOne),
     /// A TOML array of strings; elsewhere separated by commas.

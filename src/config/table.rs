@@ -15,7 +15,7 @@ use crate::identity::{KeyType, TrustDomain, WorkerId};
 use crate::serve::AllowedClient;
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 33] = [
+pub static SETTINGS: [Setting; 34] = [
     Setting::new(
         "worker_id",
         Fallback::Required,
@@ -117,6 +117,13 @@ pub static SETTINGS: [Setting; 33] = [
         "A PEM file of the roots that issued certificates must reach, for `ca.crt`. Not set: those of the connection.",
         Read::Text(|draft, text, _| put(&mut draft.issued_roots_file, parse::absolute_path(text))),
         |draft| path(draft.issued_roots_file.as_ref()),
+    ),
+    Setting::new(
+        "ca.follow_roots",
+        Fallback::Text("true"),
+        "Trust roots that the authority hands out over its verified connection beside those configured, so that it can change its root. `false`: exactly those configured.",
+        Read::Boolean(|draft, text, _| put(&mut draft.follow_roots, parse::boolean(text))),
+        |draft| draft.follow_roots.map(Value::from),
     ),
     Setting::new(
         "ca.token_file",
@@ -321,7 +328,9 @@ mod tests {
             let mut draft = Draft::default();
             let elements: Vec<&str> = text.split(',').filter(|element| !element.is_empty()).collect();
             match setting.read {
-                Read::Text(read) | Read::Switch(read) | Read::Account(read) => read(&mut draft, text, &facts),
+                Read::Text(read) | Read::Switch(read) | Read::Boolean(read) | Read::Account(read) => {
+                    read(&mut draft, text, &facts)
+                }
                 Read::Texts(read) | Read::Numbers(read) => read(&mut draft, &elements),
             }
             .unwrap();

@@ -1,7 +1,8 @@
 //! Owns the HTTP interface of crank-ca and its predecessor, seen from the agent.
 
+mod trust;
+
 use std::error::Error as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,17 +13,19 @@ use rustls::{AlertDescription, Error as RustlsError};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{IssueError, IssueErrorKind, Issued, Issuer, Order};
+use super::roots::{KnownRoots, union};
+use super::{FollowedRoots, IssueError, IssueErrorKind, Issued, Issuer, Order};
 use crate::bounded::read_file;
 use crate::clock::Clock;
-use crate::config::{CaConfig, CaTrust};
-use crate::crypto::sha256;
+use crate::config::CaConfig;
 use crate::identity::CertificateBundle;
-use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
+use crate::identity::bundle::{CHAIN_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
-use crate::tls::{ServerTrust, client_config};
+use crate::tls::client_config;
 use crate::trace_context::TraceContext;
-use crate::wire::{CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT, TRACE_HEADER};
+use crate::wire::{
+    CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT, ROOT_PATH, RootReply, TRACE_HEADER,
+};
 
 /// Speaks to crank-ca. Every request is a connection of its own with roots and token read afresh, so that a rotated
 /// token or root needs no word to the agent, and an idle agent holds no connection.
@@ -51,7 +54,7 @@ impl CrankIssuer {
     /// # Errors
     /// When it is not reachable, not trusted, or does not answer 200.
     pub async fn health(&self) -> Result<(), IssueError> {
-        let client = self.client(None)?;
+        let client = self.client(None, &KnownRoots::default())?;
         let response = client.get(self.config.url.join("/health")).send().await;
         let response = response.map_err(|error| self.transport_error(&error))?;
         if response.status() == StatusCode::OK {
@@ -66,7 +69,7 @@ impl CrankIssuer {
             Credential::Certificate(bundle) => Some(*bundle),
             Credential::Token(_) => None,
         };
-        let client = self.client(identity)?;
+        let client = self.client(identity, order.known)?;
         let body = CsrRequest { csr: order.csr_pem.to_owned(), service_name: order.identity.worker_id.to_string() };
         let mut request = client
             .post(self.config.url.join(CSR_PATH))
@@ -81,13 +84,30 @@ impl CrankIssuer {
         let received = self.clock.now();
         let middle = sent.wall + (received.wall - sent.wall) / 2;
         let skew = clock_skew(response.headers(), middle);
-        self.reply(response)
+        self.reply(response, order.known)
             .await
             .map(|issued| Issued { clock_skew_seconds: skew, ..issued })
             .map_err(|error| IssueError { clock_skew_seconds: skew, ..error })
     }
 
-    async fn reply(&self, response: Response) -> Result<Issued, IssueError> {
+    async fn reply(&self, response: Response, known: &KnownRoots) -> Result<Issued, IssueError> {
+        let reply: CsrReply = self.json(response).await?;
+        let broken = |what: String| self.fail(IssueErrorKind::BrokenReply, what);
+        if reply.status != "success" {
+            return Err(broken(format!("expected the status `success`, got `{}`", printable(&reply.status, 40))));
+        }
+        let chain = certificates_from_pem("certificate chain", reply.certificate.as_bytes(), CHAIN_LIMIT)
+            .map_err(|error| broken(error.to_string()))?;
+        let handed_out = self.handed_out(&reply.ca_certificate)?;
+        let publish = self.to_publish(&handed_out)?;
+        // A root that comes with the first certificate of it is not trusted for that.
+        let followed = known.followed_roots().filter(|_| self.config.follow_roots);
+        let trusted = union(self.configured(&handed_out)?, followed);
+        Ok(Issued { chain, trusted, publish, clock_skew_seconds: None })
+    }
+
+    /// The JSON of an answer with a status of success.
+    async fn json<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, IssueError> {
         let status = response.status();
         let headers = response.headers().clone();
         if status.is_redirection() {
@@ -101,34 +121,10 @@ impl CrankIssuer {
         if !headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json")) {
             return Err(self.fail(IssueErrorKind::BrokenReply, "expected a reply of type application/json"));
         }
-        let broken = |what: String| self.fail(IssueErrorKind::BrokenReply, what);
-        let reply: CsrReply = serde_json::from_slice(&body).map_err(|error| {
-            broken(format!("the reply is not the JSON expected: {}", printable(&error.to_string(), 200)))
-        })?;
-        if reply.status != "success" {
-            return Err(broken(format!("expected the status `success`, got `{}`", printable(&reply.status, 40))));
-        }
-        let chain = certificates_from_pem("certificate chain", reply.certificate.as_bytes(), CHAIN_LIMIT)
-            .map_err(|error| broken(error.to_string()))?;
-        let roots = self.issued_roots(reply.ca_certificate.as_bytes())?;
-        Ok(Issued { chain, roots, clock_skew_seconds: None })
-    }
-
-    /// The roots that the issued chain must reach: a configured file, or of the reply only what the pin vouches for.
-    fn issued_roots(&self, from_reply: &[u8]) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        if let Some(roots) = self.roots()? {
-            return Ok(roots);
-        }
-        let mut roots = certificates_from_pem("ca_certificate", from_reply, ROOTS_LIMIT)
-            .map_err(|error| self.fail(IssueErrorKind::BrokenReply, error.to_string()))?;
-        if let CaTrust::Fingerprint(fingerprint) = &self.config.trust {
-            roots.retain(|root| sha256(root) == *fingerprint);
-        }
-        if roots.is_empty() {
-            let message = "sent no root with the configured sha256 fingerprint in `ca_certificate`";
-            return Err(self.fail(IssueErrorKind::BrokenReply, message));
-        }
-        Ok(roots)
+        serde_json::from_slice(&body).map_err(|error| {
+            let what = format!("the reply is not the JSON expected: {}", printable(&error.to_string(), 200));
+            self.fail(IssueErrorKind::BrokenReply, what)
+        })
     }
 
     fn read_token(&self) -> Result<Zeroizing<String>, IssueError> {
@@ -145,11 +141,8 @@ impl CrankIssuer {
         Ok(Zeroizing::new(text.to_owned()))
     }
 
-    fn client(&self, identity: Option<&CertificateBundle>) -> Result<Client, IssueError> {
-        let trust = match &self.config.trust {
-            CaTrust::RootFile(path) => ServerTrust::AuthorityRoots(read_roots(path)?),
-            CaTrust::Fingerprint(fingerprint) => ServerTrust::AuthorityPin(*fingerprint),
-        };
+    fn client(&self, identity: Option<&CertificateBundle>, known: &KnownRoots) -> Result<Client, IssueError> {
+        let trust = self.server_trust(known)?;
         let credential =
             |error: &dyn std::error::Error| IssueError::new(IssueErrorKind::Credential, error_chain(error));
         let tls = client_config(&trust, identity, Arc::clone(&self.clock)).map_err(|error| credential(&error))?;
@@ -239,24 +232,25 @@ impl Issuer for CrankIssuer {
         }
     }
 
-    fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError> {
-        let file = match (&self.config.issued_roots_file, &self.config.trust) {
-            (Some(path), _) | (None, CaTrust::RootFile(path)) => path,
-            (None, CaTrust::Fingerprint(_)) => return Ok(None),
-        };
-        read_roots(file).map(Some)
+    fn roots(&self, known: &KnownRoots) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError> {
+        let configured = self.configured(&known.published)?;
+        let roots = union(configured, known.followed_roots().filter(|_| self.config.follow_roots));
+        Ok((!roots.is_empty()).then_some(roots))
+    }
+
+    async fn follow(&self, known: &KnownRoots) -> Result<Option<FollowedRoots>, IssueError> {
+        if !self.config.follow_roots {
+            return Ok(None);
+        }
+        let client = self.client(None, known)?;
+        let response = client.get(self.config.url.join(ROOT_PATH)).send().await;
+        let reply: RootReply = self.json(response.map_err(|error| self.transport_error(&error))?).await?;
+        self.to_publish(&self.handed_out(&reply.ca_certificate)?).map(Some)
     }
 
     fn url(&self) -> &str {
         self.config.url.as_str()
     }
-}
-
-fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-    let content = read_file(path, ROOT_FILE_LIMIT)
-        .map_err(|error| IssueError::new(IssueErrorKind::Credential, format!("root file: {error}")))?;
-    certificates_from_pem("roots", &content, ROOTS_LIMIT)
-        .map_err(|error| IssueError::new(IssueErrorKind::Credential, format!("root file {}: {error}", path.display())))
 }
 
 /// The rustls error below a reqwest error, if TLS is what failed.
@@ -309,9 +303,6 @@ fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
 
 /// The largest token file in bytes. A Kubernetes token has about one thousand.
 const TOKEN_LIMIT: u64 = 16 * 1024;
-
-/// The largest root file in bytes.
-const ROOT_FILE_LIMIT: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

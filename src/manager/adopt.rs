@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::{CertificateManager, Current, Unpublished};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
-use crate::identity::{CertificateBundle, CheckError, verify_certificate_chain};
+use crate::identity::CheckError;
 use crate::issuer::Issuer;
+use crate::issuer::roots::KnownRoots;
 use crate::printable::error_chain;
 use crate::schedule::{Jitter, RenewReason, RenewalRecord, Validity};
 use crate::store::{Origin, Published};
@@ -19,13 +20,23 @@ impl<I: Issuer> CertificateManager<I> {
         self.sweep_later(Duration::ZERO);
         let inherited = self.current.take();
         let correlation_id = new_correlation_id();
+        let mut before = self.known.clone();
         match self.load().await {
-            Ok(Some(published)) => match &inherited {
-                Some(current) if current.bundle.leaf_digest() == published.bundle.leaf_digest() => {
-                    return self.go_on_with(current.clone()).await;
+            Ok(Some(published)) => {
+                let followed = published.record.as_ref().map(|record| record.followed.clone());
+                let known = KnownRoots {
+                    published: published.bundle.roots().to_vec(),
+                    // Of what another program wrote nobody knows where it came from.
+                    followed: followed.filter(|_| is_ours(&published)).unwrap_or_default(),
+                };
+                before = std::mem::replace(&mut self.known, known);
+                match &inherited {
+                    Some(current) if current.bundle.leaf_digest() == published.bundle.leaf_digest() => {
+                        return self.go_on_with(current.clone()).await;
+                    }
+                    _ => self.examine(published, &correlation_id).await,
                 }
-                _ => self.examine(published, &correlation_id).await,
-            },
+            }
             Ok(None) => {}
             Err(error) => {
                 let error = EventError::new(error.kind(), &error_chain(&error));
@@ -33,6 +44,7 @@ impl<I: Issuer> CertificateManager<I> {
             }
         }
         if let (None, Some(inherited)) = (&self.current, inherited) {
+            self.known = before;
             self.carry_over(inherited, &correlation_id).await;
         }
     }
@@ -56,7 +68,8 @@ impl<I: Issuer> CertificateManager<I> {
             // Expired, mostly: the schedule knows, and another is asked for.
             Err(_) => return,
         }
-        let written = self.write(Arc::clone(&bundle), record).await;
+        let followed = self.known.followed.clone();
+        let written = self.write(Arc::clone(&bundle), record, followed.clone()).await;
         self.install(Current { bundle: Arc::clone(&bundle), record });
         let certificate = self.metadata();
         match written {
@@ -68,7 +81,7 @@ impl<I: Issuer> CertificateManager<I> {
                 let error = EventError::new(error.kind(), &error_chain(&error));
                 self.emit(CertificateEvent::PublishFailed, correlation_id, certificate, Some(error));
                 // Written by the next attempt, which then does not ask the CA.
-                self.unpublished = Some(Unpublished { bundle, correlation_id: correlation_id.to_owned() });
+                self.unpublished = Some(Unpublished { bundle, followed, correlation_id: correlation_id.to_owned() });
                 self.schedule.request(RenewReason::Changed);
             }
         }
@@ -96,12 +109,16 @@ impl<I: Issuer> CertificateManager<I> {
     }
 
     async fn take_over(&mut self, published: Published, correlation_id: &str) {
-        let Published { bundle, record, origin } = published;
-        let bundle = Arc::new(bundle);
-        let whole = record.is_some() && matches!(origin, Origin::Generation(_));
+        let whole = published.record.is_some() && is_ours(&published);
+        let bundle = Arc::new(published.bundle);
+        let record = published.record.map(|record| record.renewal);
         let record =
             record.unwrap_or_else(|| RenewalRecord { jitter: Jitter::draw(), installed_at: bundle.not_before() });
-        let ready = if whole { self.check_writable().await } else { self.write(Arc::clone(&bundle), record).await };
+        let ready = if whole {
+            self.check_writable().await
+        } else {
+            self.write(Arc::clone(&bundle), record, self.known.followed.clone()).await
+        };
         if whole && ready.is_ok() {
             // What an agent before this one superseded, and had no time to remove.
             self.sweep_later(Duration::ZERO);
@@ -117,47 +134,8 @@ impl<I: Issuer> CertificateManager<I> {
         self.emit(CertificateEvent::CertAdopted, correlation_id, certificate, None);
         self.refresh_roots().await;
     }
+}
 
-    /// Brings `ca.crt` in step with the configured roots: published anew where the chain verifies to them, a new
-    /// certificate asked for where it does not.
-    pub(super) async fn refresh_roots(&mut self) {
-        let Some(current) = self.current.clone() else { return };
-        let roots = match self.issuer.roots() {
-            Ok(Some(roots)) => roots,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(error = %error, "the configured roots cannot be read; ca.crt stays as it is");
-                return;
-            }
-        };
-        if roots == current.bundle.roots() {
-            return self.withdraw_change();
-        }
-        if let Err(error) = verify_certificate_chain(current.bundle.chain(), &roots, self.wall()) {
-            tracing::info!(error = %error, "the configured roots changed, and the certificate is not of theirs");
-            self.schedule.request(RenewReason::Changed);
-            return;
-        }
-        let Ok(bundle) = current.bundle.with_roots(roots) else { return };
-        let bundle: Arc<CertificateBundle> = Arc::new(bundle);
-        match self.write(Arc::clone(&bundle), current.record).await {
-            Ok(()) => {
-                tracing::info!("published the changed roots");
-                self.install(Current { bundle, record: current.record });
-                self.withdraw_change();
-            }
-            Err(error) => {
-                let error = EventError::new(error.kind(), &error_chain(&error));
-                self.emit(CertificateEvent::PublishFailed, &new_correlation_id(), None, Some(error));
-            }
-        }
-    }
-
-    /// Roots that fit may be what did not fit for a while: then no other certificate is needed any longer.
-    fn withdraw_change(&mut self) {
-        let fits = self.current.as_ref().is_some_and(|current| self.checks().check(&current.bundle).is_ok());
-        if fits && self.unpublished.is_none() {
-            self.schedule.withdraw(RenewReason::Changed);
-        }
-    }
+fn is_ours(published: &Published) -> bool {
+    matches!(published.origin, Origin::Generation(_))
 }

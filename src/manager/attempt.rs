@@ -7,6 +7,7 @@ use super::{CertificateManager, CertificateUnavailableError, Current, NO_ANSWER,
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
 use crate::identity::csr::CsrError;
 use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, KeyError, PrivateKey, generate_csr};
+use crate::issuer::roots::RootDigest;
 use crate::issuer::{IssueError, IssueErrorKind, Issued, Issuer, Order};
 use crate::printable::error_chain;
 use crate::schedule::{Failure, Jitter, RenewReason, RenewalRecord, Validity};
@@ -144,7 +145,7 @@ impl<I: Issuer> CertificateManager<I> {
     async fn obtain(&mut self, deadline: Option<Duration>) -> Result<Unpublished, (AttemptError, String)> {
         let correlation_id = new_correlation_id();
         match self.obtain_as(&correlation_id, deadline).await {
-            Ok(bundle) => Ok(Unpublished { bundle: Arc::new(bundle), correlation_id }),
+            Ok((bundle, followed)) => Ok(Unpublished { bundle: Arc::new(bundle), followed, correlation_id }),
             Err(error) => Err((error, correlation_id)),
         }
     }
@@ -153,7 +154,7 @@ impl<I: Issuer> CertificateManager<I> {
         &mut self,
         correlation_id: &str,
         deadline: Option<Duration>,
-    ) -> Result<CertificateBundle, AttemptError> {
+    ) -> Result<(CertificateBundle, Vec<RootDigest>), AttemptError> {
         // A certificate that cannot be written would be lost, and with it a token for one use.
         self.check_writable().await.map_err(AttemptError::Unwritable)?;
         let order = match self.unanswered.take() {
@@ -170,6 +171,7 @@ impl<I: Issuer> CertificateManager<I> {
             identity: &self.settings.identity,
             correlation_id,
             current: current.as_deref(),
+            known: &self.known,
         };
         let issued = match self.issue(&request, deadline).await {
             Ok(issued) => issued,
@@ -182,7 +184,11 @@ impl<I: Issuer> CertificateManager<I> {
             }
         };
         self.note_ca(issued.clock_skew_seconds);
-        Ok(self.checks().accept(issued.chain, order.key, issued.roots)?)
+        let bundle = self.checks().accept(issued.chain, order.key, issued.trusted)?;
+        let bundle = bundle.with_roots(issued.publish.roots).map_err(CheckError::from)?;
+        // A CA that no longer hands out the root of what it issues would cut the worker off.
+        self.checks().check(&bundle)?;
+        Ok((bundle, issued.publish.followed))
     }
 
     /// Asks the CA, whose own deadline may be later than `deadline`.
@@ -212,11 +218,11 @@ impl<I: Issuer> CertificateManager<I> {
 
     /// Writes a checked bundle; kept for the next attempt when the disk does not take it.
     async fn publish(&mut self, unpublished: Unpublished) -> Result<CertificateMetadata, AttemptError> {
-        let Unpublished { bundle, correlation_id } = unpublished;
+        let Unpublished { bundle, followed, correlation_id } = unpublished;
         let record = RenewalRecord { jitter: Jitter::draw(), installed_at: self.wall() };
-        let written = self.write(Arc::clone(&bundle), record).await;
+        let written = self.write(Arc::clone(&bundle), record, followed.clone()).await;
         if let Err(error) = written {
-            self.unpublished = Some(Unpublished { bundle, correlation_id });
+            self.unpublished = Some(Unpublished { bundle, followed, correlation_id });
             return Err(error.into());
         }
         let event = if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };

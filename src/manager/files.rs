@@ -7,19 +7,25 @@ use super::{CertificateManager, Current};
 use crate::events::{CertificateEvent, EventError, new_correlation_id};
 use crate::identity::CertificateBundle;
 use crate::issuer::Issuer;
+use crate::issuer::roots::{KnownRoots, RootDigest};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::schedule::{RenewalRecord, SLICE};
-use crate::store::{Published, Store, StoreError};
+use crate::store::{GenerationRecord, Published, Store, StoreError};
 
 impl<I: Issuer> CertificateManager<I> {
-    /// Publishes a generation. The one before is removed later: see `sweep_if_due`.
+    /// Publishes a generation, some of whose roots the CA has handed out. The one before is removed later: see
+    /// `sweep_if_due`.
     pub(super) async fn write(
         &mut self,
         bundle: Arc<CertificateBundle>,
-        record: RenewalRecord,
+        renewal: RenewalRecord,
+        followed: Vec<RootDigest>,
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
+        let known = KnownRoots { published: bundle.roots().to_vec(), followed: followed.clone() };
+        let record = GenerationRecord { renewal, followed };
         self.on_disk(move |store| store.publish(&bundle, &record, now)).await?;
+        self.known = known;
         self.sweep_later(self.settings.keep_generations);
         Ok(())
     }
@@ -43,6 +49,11 @@ impl<I: Issuer> CertificateManager<I> {
         }
         // On some file systems no change of a root file is told.
         self.refresh_roots().await;
+        self.heal_if_changed().await;
+        self.follow_roots_if_due().await;
+    }
+
+    async fn heal_if_changed(&mut self) {
         let changes = match self.on_disk(Store::verify).await {
             Ok(changes) => changes,
             Err(error) => {
@@ -61,7 +72,8 @@ impl<I: Issuer> CertificateManager<I> {
         let certificate = self.metadata();
         let detail = Some(list);
         self.emit_detailed(CertificateEvent::FilesChanged, &correlation_id, certificate.clone(), None, detail);
-        let Some(Current { bundle, record }) = self.current.clone() else { return };
+        let Some(Current { bundle, record: renewal }) = self.current.clone() else { return };
+        let record = GenerationRecord { renewal, followed: self.known.followed.clone() };
         let now = self.clock.now();
         match self.on_disk(move |store| store.heal(&bundle, &record, now)).await {
             Ok(_) => {

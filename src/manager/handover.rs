@@ -4,6 +4,7 @@
 use super::{CertificateManager, Command, Current, UnansweredOrder, Unpublished};
 use crate::identity::{KeyType, RequestedIdentity};
 use crate::issuer::Issuer;
+use crate::issuer::roots::KnownRoots;
 use crate::schedule::{RenewReason, Schedule};
 use crate::status::AgentStatus;
 
@@ -16,6 +17,7 @@ pub(crate) struct Handover {
     unanswered: Option<UnansweredOrder>,
     unpublished: Option<Unpublished>,
     had_certificate: bool,
+    known: KnownRoots,
     started: bool,
     schedule: Schedule,
     status: AgentStatus,
@@ -39,6 +41,7 @@ impl<I: Issuer> CertificateManager<I> {
         self.status.send_modify(|now| now.last_attempt = status.last_attempt);
         self.had_certificate = before.had_certificate;
         self.current = before.current;
+        self.known = before.known;
         self.unpublished = before.unpublished.filter(|_| same_names);
         self.unanswered = before.unanswered.filter(|_| same_names && before.key_type == self.settings.key_type);
         let timing = self.schedule.timing();
@@ -66,6 +69,7 @@ impl<I: Issuer> CertificateManager<I> {
             unanswered: self.unanswered,
             unpublished: self.unpublished,
             had_certificate: self.had_certificate,
+            known: self.known,
             started: self.started,
             schedule: self.schedule,
             status: self.status.borrow().clone(),

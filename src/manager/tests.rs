@@ -7,7 +7,8 @@ use time::macros::datetime;
 use super::*;
 use crate::clock::testing::TestClock;
 use crate::events::CertificateEvent as Event;
-use crate::issuer::{IssueError, IssueErrorKind, Issued, Order};
+use crate::issuer::roots::{RootDigest, union};
+use crate::issuer::{FollowedRoots, IssueError, IssueErrorKind, Issued, Order};
 use crate::testing::{TestCa, config};
 
 const START: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
@@ -28,6 +29,8 @@ struct Shared {
     by_certificate: Mutex<Vec<bool>>,
     /// The configured roots.
     roots: Mutex<Option<Vec<rustls::pki_types::CertificateDer<'static>>>>,
+    /// What the CA hands out as its roots; `None`: they are not followed.
+    handed_out: Mutex<Option<Vec<rustls::pki_types::CertificateDer<'static>>>>,
     /// The CA's clock less ours, in seconds.
     skew: Mutex<f64>,
     /// How long an answer takes.
@@ -49,15 +52,39 @@ impl Issuer for FakeIssuer {
             return Err(IssueError { clock_skew_seconds, ..IssueError::new(kind, "test") });
         }
         let leaf = self.ca.sign(order.csr_pem, self.clock.now().wall, HOUR * 12, |_| {});
-        Ok(Issued { chain: vec![leaf], roots: self.ca.roots(), clock_skew_seconds })
+        let follows = self.shared.handed_out.lock().unwrap().is_some();
+        let trusted = union(self.configured(), order.known.followed_roots().filter(|_| follows));
+        Ok(Issued { chain: vec![leaf], trusted, publish: self.to_publish(), clock_skew_seconds })
     }
 
-    fn roots(&self) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {
-        Ok(self.shared.roots.lock().unwrap().clone())
+    fn roots(&self, known: &KnownRoots) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {
+        let configured = self.shared.roots.lock().unwrap().clone();
+        let follows = self.shared.handed_out.lock().unwrap().is_some();
+        Ok(configured.map(|roots| union(roots, known.followed_roots().filter(|_| follows))))
+    }
+
+    async fn follow(&self, _: &KnownRoots) -> Result<Option<FollowedRoots>, IssueError> {
+        if let Some(kind) = *self.shared.failure.lock().unwrap() {
+            return Err(IssueError::new(kind, "test"));
+        }
+        let follows = self.shared.handed_out.lock().unwrap().is_some();
+        Ok(follows.then(|| self.to_publish()))
     }
 
     fn url(&self) -> &'static str {
         "https://fake"
+    }
+}
+
+impl FakeIssuer {
+    fn configured(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        self.shared.roots.lock().unwrap().clone().unwrap_or_else(|| self.ca.roots())
+    }
+
+    fn to_publish(&self) -> FollowedRoots {
+        let followed = self.shared.handed_out.lock().unwrap().clone().unwrap_or_default();
+        let digests = followed.iter().map(RootDigest::of).collect();
+        FollowedRoots { roots: union(self.configured(), &followed), followed: digests }
     }
 }
 
@@ -496,3 +523,4 @@ async fn roots_that_do_not_fit_cost_nothing_once_they_fit_again() {
 mod adoption;
 mod failures;
 mod handover;
+mod roots;

@@ -11,11 +11,11 @@ use super::generation::{Staging, new_name};
 use super::layout::{GenerationName, KEY_FILE, PublishedFile};
 use super::links::{self, DataLink, StableLink, data_link, stable_link};
 use super::read;
+use super::record::GenerationRecord;
 use super::verify::Baseline;
 use super::{Store, Writer};
 use crate::clock::Now;
 use crate::identity::{BundleError, CertificateBundle};
-use crate::schedule::RenewalRecord;
 
 impl Store {
     /// Makes plain files a generation, unless they are `bundle` already.
@@ -46,7 +46,7 @@ impl Store {
         directory: &Directory,
         name: GenerationName,
         bundle: &CertificateBundle,
-        record: Option<&RenewalRecord>,
+        record: Option<&GenerationRecord>,
         now: Now,
     ) -> Result<(), StoreError> {
         let previous = match data_link(directory)? {
@@ -83,7 +83,7 @@ impl Store {
         staging: &Staging<'_>,
         directory: &Directory,
         bundle: &CertificateBundle,
-        record: Option<&RenewalRecord>,
+        record: Option<&GenerationRecord>,
     ) -> Result<Baseline, StoreError> {
         let mut baseline = Baseline::new(staging.name().to_string(), bundle);
         let mut write = |file: PublishedFile, bytes: &[u8]| {

@@ -8,11 +8,11 @@ use super::directory::{Contents, Directory};
 use super::error::{StoreError, shown};
 use super::layout::{CERTIFICATE_FILE, DATA_LINK, FILE_LIMIT, GenerationName, KEY_FILE, PublishedFile, ROOTS_FILE};
 use super::links::{DataLink, StableLink, data_link, stable_link};
+use super::record::GenerationRecord;
 use super::verify::Baseline;
 use crate::crypto::sha256;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
 use crate::identity::{BundleError, CertificateBundle, PrivateKey};
-use crate::schedule::RenewalRecord;
 
 /// A certificate found on disk. It is whole and its key fits; whether it is still good is for the caller to check.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Published {
     /// Key, chain and roots.
     pub bundle: CertificateBundle,
     /// What was kept beside it; `None` when there is none that can be read.
-    pub record: Option<RenewalRecord>,
+    pub record: Option<GenerationRecord>,
     /// Where it was.
     pub origin: Origin,
 }
@@ -134,7 +134,7 @@ fn read_generation(directory: &Directory, name: &str) -> Result<Current, StoreEr
 }
 
 /// A record that is missing or of no use is as none: the schedule draws anew.
-fn read_record(generation: &Directory) -> Option<(RenewalRecord, Contents)> {
+fn read_record(generation: &Directory) -> Option<(GenerationRecord, Contents)> {
     let contents = generation.read(PublishedFile::Record.name(), RECORD_LIMIT).ok()?;
     let record = serde_json::from_slice(&contents.bytes).ok()?;
     Some((record, contents))

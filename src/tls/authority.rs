@@ -26,26 +26,28 @@ pub(super) struct Authority {
 pub(super) enum Anchor {
     /// At one of these.
     Roots(Arc<RootCertStore>),
-    /// At the one with this SHA-256 fingerprint, to be found in what the server sends.
-    Pin([u8; 32]),
+    /// At the one with this SHA-256 fingerprint, to be found in what the server sends, or at one of these.
+    Pin { fingerprint: [u8; 32], roots: Vec<CertificateDer<'static>> },
 }
 
 impl Anchor {
     fn roots(&self, sent: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, rustls::Error> {
-        let fingerprint = match self {
+        let (fingerprint, further) = match self {
             Self::Roots(roots) => return Ok(Arc::clone(roots)),
-            Self::Pin(fingerprint) => fingerprint,
+            Self::Pin { fingerprint, roots } => (fingerprint, roots),
         };
-        let pinned = sent
-            .iter()
-            .find(|certificate| sha256(certificate) == *fingerprint)
-            .ok_or_else(|| other("the server's chain has no root with the configured sha256 fingerprint"))?;
+        let pinned = sent.iter().find(|certificate| sha256(certificate) == *fingerprint);
         // A pinned certificate that is no CA would otherwise become one.
-        if !is_ca(pinned) {
+        if pinned.is_some_and(|pinned| !is_ca(pinned)) {
             return Err(other("the certificate with the configured sha256 fingerprint is not a CA certificate"));
         }
         let mut roots = RootCertStore::empty();
-        roots.add(pinned.clone().into_owned())?;
+        for root in pinned.into_iter().chain(further.iter().filter(|root| is_ca(root))) {
+            roots.add(root.clone().into_owned())?;
+        }
+        if roots.is_empty() {
+            return Err(other("the server's chain has no root with the configured sha256 fingerprint"));
+        }
         Ok(Arc::new(roots))
     }
 }

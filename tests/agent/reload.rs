@@ -268,6 +268,8 @@ fn a_second_root_reaches_the_worker_without_a_new_certificate_and_a_wrong_one_co
     };
     let mut worker = Worker::of(&ca, "streaming");
     worker.set("CRANK_CA_ROOT_FILE", &root_file.display().to_string());
+    // Else the CA's own word would keep its root.
+    worker.set("CRANK_CA_FOLLOW_ROOTS", "false");
     // The file comes later than the agent.
     let mut agent = worker.start();
     agent.event("CSR_FAILED", 1);

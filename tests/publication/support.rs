@@ -10,6 +10,7 @@ use crank_agent::clock::{Clock, Now, SystemClock};
 use crank_agent::config::FilesConfig;
 use crank_agent::identity::{CertificateBundle, PrivateKey};
 use crank_agent::schedule::{Jitter, RenewalRecord};
+use crank_agent::store::GenerationRecord;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use time::OffsetDateTime;
 
@@ -69,8 +70,8 @@ pub(crate) fn after(start: Now, seconds: u64) -> Now {
     Now { wall: start.wall + passed, boot: start.boot + passed, running: start.running + passed }
 }
 
-pub(crate) fn record() -> RenewalRecord {
-    RenewalRecord { jitter: Jitter::new(0.25).unwrap(), installed_at: OffsetDateTime::UNIX_EPOCH }
+pub(crate) fn record() -> GenerationRecord {
+    RenewalRecord { jitter: Jitter::new(0.25).unwrap(), installed_at: OffsetDateTime::UNIX_EPOCH }.into()
 }
 
 /// The plain files of the tools before this one.

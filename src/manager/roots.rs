@@ -1,0 +1,79 @@
+//! Owns the roots in `ca.crt` between two certificates: those configured, and those that the CA hands out.
+
+use std::sync::Arc;
+
+use super::{CertificateManager, Current};
+use crate::events::{CertificateEvent, EventError, new_correlation_id};
+use crate::identity::{CertificateBundle, verify_certificate_chain};
+use crate::issuer::{FollowedRoots, Issuer};
+use crate::printable::error_chain;
+use crate::schedule::RenewReason;
+
+impl<I: Issuer> CertificateManager<I> {
+    /// Brings `ca.crt` in step with the configured roots and those handed out last: published anew where the chain
+    /// verifies to them, a new certificate asked for where it does not.
+    pub(super) async fn refresh_roots(&mut self) {
+        let Some(current) = self.current.clone() else { return };
+        let roots = match self.issuer.roots(&self.known) {
+            Ok(Some(roots)) => roots,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(error = %error, "the configured roots cannot be read; ca.crt stays as it is");
+                return;
+            }
+        };
+        let followed = self.known.followed.clone();
+        self.put_in_force(current, FollowedRoots { roots, followed }).await;
+    }
+
+    /// Asks the CA which roots it hands out, when the time for it has come, and brings `ca.crt` in step. So a root that
+    /// is new at the CA is known here long before the first certificate below it is.
+    pub(super) async fn follow_roots_if_due(&mut self) {
+        let Some(current) = self.current.clone() else { return };
+        let now = self.clock.now().boot;
+        if now < self.follow_at {
+            return;
+        }
+        self.follow_at = now.saturating_add(self.settings.check_interval / 2);
+        match self.issuer.follow(&self.known).await {
+            Ok(Some(roots)) => self.put_in_force(current, roots).await,
+            Ok(None) => {}
+            // A renewal that fails tells it louder.
+            Err(error) => tracing::info!(error = %error, "the CA did not tell its roots; ca.crt stays as it is"),
+        }
+    }
+
+    /// Publishes the certificate with other roots where its chain verifies to them; else asks for another certificate.
+    async fn put_in_force(&mut self, current: Current, publish: FollowedRoots) {
+        let FollowedRoots { roots, followed } = publish;
+        if roots == current.bundle.roots() && followed == self.known.followed {
+            return self.withdraw_change();
+        }
+        if let Err(error) = verify_certificate_chain(current.bundle.chain(), &roots, self.wall()) {
+            tracing::info!(error = %error, "the roots changed, and the certificate is not of theirs");
+            self.schedule.request(RenewReason::Changed);
+            return;
+        }
+        let Ok(bundle) = current.bundle.with_roots(roots) else { return };
+        let bundle: Arc<CertificateBundle> = Arc::new(bundle);
+        match self.write(Arc::clone(&bundle), current.record, followed).await {
+            Ok(()) => {
+                tracing::info!("published the changed roots");
+                self.install(Current { bundle, record: current.record });
+                self.withdraw_change();
+            }
+            Err(error) => {
+                let error = EventError::new(error.kind(), &error_chain(&error));
+                self.emit(CertificateEvent::PublishFailed, &new_correlation_id(), None, Some(error));
+            }
+        }
+    }
+
+    /// Roots that fit may be what did not fit for a while: then no other certificate is needed any longer.
+    fn withdraw_change(&mut self) {
+        let fits = self.current.as_ref().is_some_and(|current| self.checks().check(&current.bundle).is_ok());
+        if fits && self.unpublished.is_none() {
+            self.schedule.withdraw(RenewReason::Changed);
+        }
+    }
+}
