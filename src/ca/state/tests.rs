@@ -1,4 +1,4 @@
-//! Tests of the record on a real `SQLite` file.
+//! Tests of the record on a real `SQLite` file and a real `PostgreSQL` server.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -7,6 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::identity::WorkerId;
+
+#[path = "../../../tests/support/postgres.rs"]
+mod postgres;
+
+use postgres::Postgres;
 
 const NOW: OffsetDateTime = time::macros::datetime!(2026-08-20 12:00 UTC);
 
@@ -54,10 +59,64 @@ fn issuance(serial: &str, der: &[u8], token: Option<&str>, now: OffsetDateTime) 
     }
 }
 
-#[tokio::test]
-async fn tokens_and_certificates_survive_reopening_and_the_file_is_private() {
-    let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+/// Where one test keeps its record.
+struct Place {
+    directory: TempDir,
+    database: Database,
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self { directory: TempDir::new().unwrap(), database: Database::Sqlite }
+    }
+
+    fn postgres(server: &Postgres, name: &str) -> Self {
+        server.create_database(name);
+        let url = server.url(name);
+        let server = PostgresServer { url, password_file: None, root_file: None, max_connections: 4 };
+        Self { directory: TempDir::new().unwrap(), database: Database::Postgres(server) }
+    }
+
+    async fn open(&self) -> State {
+        State::open(self.directory.path(), &self.database).await.unwrap()
+    }
+}
+
+/// Each of these on both databases.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sqlite {
+            use super::Place;
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(&Place::sqlite()).await;
+            })+
+        }
+
+        #[tokio::test]
+        #[ignore = "needs postgres"]
+        async fn postgres_keeps_what_sqlite_keeps() {
+            let server = Postgres::start();
+            $(
+                eprintln!(stringify!($test));
+                $test(&Place::postgres(&server, stringify!($test))).await;
+            )+
+        }
+    };
+}
+
+on_both!(
+    tokens_and_certificates_survive_reopening,
+    a_token_is_used_once_and_a_second_certificate_is_not_recorded,
+    a_lapsed_or_revoked_token_records_nothing,
+    a_key_stays_with_its_first_owner,
+    a_serial_is_reserved_once,
+    of_many_at_once_each_gets_its_own_outcome,
+    one_bad_row_does_not_fail_the_others,
+);
+
+async fn tokens_and_certificates_survive_reopening(place: &Place) {
+    let state = place.open().await;
     state.add_token(&new_token("t1")).await.unwrap();
     state.reserve(reservation("01", Some("streaming"), 1)).await.unwrap();
     assert_eq!(state.issued("01").await.unwrap(), None);
@@ -65,7 +124,7 @@ async fn tokens_and_certificates_survive_reopening_and_the_file_is_private() {
     assert_eq!(used, Recorded::Done);
     state.close().await;
 
-    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+    let state = place.open().await;
     let token = state.token(&new_token("t1").digest).await.unwrap().unwrap();
     assert_eq!((token.used_at, token.used_serial.as_deref()), (Some(NOW), Some("01")));
     assert_eq!(token.names, new_token("t1").names);
@@ -73,14 +132,10 @@ async fn tokens_and_certificates_survive_reopening_and_the_file_is_private() {
     assert_eq!(certificate.worker_id, Some(worker("streaming")));
     assert_eq!(certificate.der, b"der");
     assert_eq!(state.issued_count().await.unwrap(), 1);
-    let mode = std::fs::metadata(directory.path().join("ca.sqlite3")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
 }
 
-#[tokio::test]
-async fn a_token_is_used_once_and_a_second_certificate_is_not_recorded() {
-    let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+async fn a_token_is_used_once_and_a_second_certificate_is_not_recorded(place: &Place) {
+    let state = place.open().await;
     state.add_token(&new_token("t1")).await.unwrap();
     for serial in ["01", "02"] {
         state.reserve(reservation(serial, Some("streaming"), 1)).await.unwrap();
@@ -91,10 +146,8 @@ async fn a_token_is_used_once_and_a_second_certificate_is_not_recorded() {
     assert_eq!(state.issued("02").await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_lapsed_or_revoked_token_records_nothing() {
-    let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+async fn a_lapsed_or_revoked_token_records_nothing(place: &Place) {
+    let state = place.open().await;
     state.add_token(&new_token("t1")).await.unwrap();
     state.add_token(&new_token("t2")).await.unwrap();
     assert!(state.revoke_token("t2", NOW).await.unwrap());
@@ -111,10 +164,8 @@ async fn a_lapsed_or_revoked_token_records_nothing() {
     assert_eq!(recorded, Recorded::Done);
 }
 
-#[tokio::test]
-async fn a_key_stays_with_its_first_owner() {
-    let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+async fn a_key_stays_with_its_first_owner(place: &Place) {
+    let state = place.open().await;
     let reserve = async |serial: &str, owner, key| state.reserve(reservation(serial, owner, key)).await.unwrap();
     assert_eq!(reserve("01", Some("a"), 1).await, Reserved::Done);
     assert_eq!(reserve("02", Some("a"), 1).await, Reserved::Done);
@@ -123,10 +174,66 @@ async fn a_key_stays_with_its_first_owner() {
     assert_eq!(reserve("05", Some("a"), 2).await, Reserved::KeyOfAnother);
 }
 
-#[tokio::test]
-async fn a_serial_is_reserved_once() {
-    let directory = TempDir::new().unwrap();
-    let state = State::open(directory.path(), &Database::Sqlite).await.unwrap();
+async fn of_many_at_once_each_gets_its_own_outcome(place: &Place) {
+    let state = place.open().await;
+    for id in ["t0", "t1", "t2"] {
+        state.add_token(&new_token(id)).await.unwrap();
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..60_u8 {
+        let state = state.clone();
+        tasks.spawn(async move {
+            let serial = format!("{number:02x}");
+            // Three in a row share a key, and the last of each three is somebody else.
+            let owner = if number % 3 == 2 { "other" } else { "streaming" };
+            let reserved = state.reserve(reservation(&serial, Some(owner), number / 3)).await.unwrap();
+            let token = format!("t{}", number % 4);
+            let recorded = match reserved {
+                Reserved::Done => {
+                    Some(state.record_issued(issuance(&serial, b"der", Some(&token), NOW)).await.unwrap())
+                }
+                Reserved::KeyOfAnother => None,
+            };
+            (number, owner, token, reserved, recorded)
+        });
+    }
+    let outcomes = tasks.join_all().await;
+    for key in 0..20 {
+        let owners: BTreeSet<&str> = outcomes
+            .iter()
+            .filter(|(number, _, _, reserved, _)| number / 3 == key && *reserved == Reserved::Done)
+            .map(|(_, owner, ..)| *owner)
+            .collect();
+        assert_eq!(owners.len(), 1, "key {key}");
+    }
+    for id in ["t0", "t1", "t2"] {
+        let used =
+            outcomes.iter().filter(|(_, _, token, _, recorded)| token == id && *recorded == Some(Recorded::Done));
+        assert_eq!(used.count(), 1, "{id}");
+    }
+    assert_eq!(state.issued_count().await.unwrap(), 3);
+}
+
+async fn one_bad_row_does_not_fail_the_others(place: &Place) {
+    let state = place.open().await;
+    state.reserve(reservation("00", Some("streaming"), 0)).await.unwrap();
+    let reserve = |number: u8| {
+        let state = state.clone();
+        let serial = format!("{number:02x}");
+        async move { (number, state.reserve(reservation(&serial, Some("streaming"), number)).await) }
+    };
+    // The serial of the first is taken.
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..30 {
+        tasks.spawn(reserve(number));
+    }
+    for (number, outcome) in tasks.join_all().await {
+        assert_eq!(outcome.is_ok(), number != 0, "{number}: {outcome:?}");
+    }
+}
+
+async fn a_serial_is_reserved_once(place: &Place) {
+    let state = place.open().await;
     state.reserve(reservation("01", Some("a"), 1)).await.unwrap();
     assert!(state.reserve(reservation("01", Some("a"), 1)).await.is_err());
     state.record_issued(issuance("01", b"der", None, NOW)).await.unwrap();
@@ -151,4 +258,12 @@ async fn a_database_open_to_others_is_refused() {
     let path = directory.path().join("ca.sqlite3");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(State::open(directory.path(), &Database::Sqlite).await, Err(StateError::File(_))));
+}
+
+#[tokio::test]
+async fn the_file_is_private() {
+    let place = Place::sqlite();
+    place.open().await;
+    let mode = std::fs::metadata(place.directory.path().join("ca.sqlite3")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
