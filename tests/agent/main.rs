@@ -10,8 +10,11 @@ mod kills;
 mod liar;
 mod lost_reply;
 mod lying_ca;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod processes;
 mod reload;
+mod replicas;
 mod rotations;
 mod scenarios;
 mod signals;

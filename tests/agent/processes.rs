@@ -20,6 +20,7 @@ pub(crate) struct Ca {
     directory: tempfile::TempDir,
     pub(crate) address: SocketAddr,
     lifetime: String,
+    database: Option<String>,
     process: Option<Child>,
 }
 
@@ -33,20 +34,44 @@ impl Ca {
 
     /// Makes a CA without starting it.
     pub(crate) fn stopped(lifetime: &str) -> Self {
-        let ca = Self {
-            directory: tempfile::tempdir().unwrap(),
-            address: free_address(),
-            lifetime: lifetime.to_owned(),
-            process: None,
-        };
+        let ca = Self::without_keys(lifetime);
         let output = ca.command(&["init"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         ca
     }
 
+    fn without_keys(lifetime: &str) -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            address: free_address(),
+            lifetime: lifetime.to_owned(),
+            database: None,
+            process: None,
+        }
+    }
+
+    /// Makes a CA whose record is in the database at `url`, without starting it.
+    pub(crate) fn on_database(lifetime: &str, url: &str) -> Self {
+        let mut ca = Self::stopped(lifetime);
+        ca.database = Some(url.to_owned());
+        ca
+    }
+
+    /// Another process of the same CA, with the same keys and database, not started.
+    pub(crate) fn replica(&self) -> Self {
+        let mut replica = Self::without_keys(&self.lifetime);
+        replica.database.clone_from(&self.database);
+        let output = Command::new("cp").arg("-a").arg(self.data_directory()).arg(replica.data_directory()).output();
+        assert!(output.unwrap().status.success());
+        replica
+    }
+
     fn command(&self, names: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crank-ca"));
         command.env_clear().args(names).arg("--data-dir").arg(self.data_directory());
+        if let Some(url) = &self.database {
+            command.env("CRANK_CA_DATABASE_URL", url);
+        }
         command
     }
 
