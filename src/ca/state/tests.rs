@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::identity::WorkerId;
+use crate::identity::bundle::certificates_to_pem;
+use crate::testing::{TestCa, identity};
 
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 
-use postgres::Postgres;
+use postgres::{PASSWORD, Postgres};
 
 const NOW: OffsetDateTime = time::macros::datetime!(2026-08-20 12:00 UTC);
 
@@ -266,4 +270,45 @@ async fn the_file_is_private() {
     place.open().await;
     let mode = std::fs::metadata(place.directory.path().join("ca.sqlite3")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+#[ignore = "needs postgres"]
+async fn a_server_on_the_network_is_verified_before_it_gets_the_password() {
+    let (ours, other) = (TestCa::new(), TestCa::new());
+    let bundle = ours.bundle(&identity("database"), OffsetDateTime::now_utc(), Duration::from_hours(1));
+    let server = Postgres::start_with_tls(&bundle.chain_pem(), &bundle.key_pem().unwrap());
+    server.create_database("mesh");
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let root_file = write("roots.pem", &certificates_to_pem(&ours.roots()));
+    let other_roots = write("other.pem", &certificates_to_pem(&other.roots()));
+    let password_file = write("password", &format!("{PASSWORD}\n"));
+    let wrong_password = write("wrong", "sardine");
+    let open = async |url: String, root_file: &Path, password_file: &Path| {
+        let server = PostgresServer {
+            url,
+            password_file: Some(password_file.to_owned()),
+            root_file: Some(root_file.to_owned()),
+            max_connections: 2,
+        };
+        let opened = State::open(directory.path(), &Database::Postgres(server)).await;
+        opened.map_err(|error| crate::printable::error_chain(&error))
+    };
+    let url = server.network_url("mesh");
+    let state = open(url.clone(), &root_file, &password_file).await.unwrap();
+    state.add_token(&new_token("t1")).await.unwrap();
+    assert!(state.is_alive().await);
+    let error = open(url.clone(), &other_roots, &password_file).await.unwrap_err();
+    assert!(error.contains("certificate"), "{error}");
+    // A name that the certificate does not have.
+    let error = open(url.replace("localhost", "127.0.0.1"), &root_file, &password_file).await.unwrap_err();
+    assert!(error.contains("certificate") && !error.contains(PASSWORD), "{error}");
+    let error = open(url, &root_file, &wrong_password).await.unwrap_err();
+    assert!(error.contains("password") && !error.contains("sardine"), "{error}");
 }
