@@ -182,6 +182,7 @@ impl Shared {
             timestamp: self.clock.now().wall,
             cert_metadata: None,
             error,
+            decision_id: None,
             detail: None,
         });
     }

@@ -197,6 +197,10 @@ pub struct EventRecord {
     /// On failure: the CA's response, the policy's decision, or the network's error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<EventError>,
+    /// The decision of the CA's policy on this request, where the CA tells: the same id is in the CA's record and audit
+    /// trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision_id: Option<String>,
     /// What else is to be said, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -258,6 +262,7 @@ mod tests {
             timestamp: OffsetDateTime::UNIX_EPOCH,
             cert_metadata: None,
             error: None,
+            decision_id: None,
             detail: None,
         }
     }

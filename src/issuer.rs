@@ -64,6 +64,8 @@ pub struct Issued {
     pub trusted: Vec<CertificateDer<'static>>,
     /// The roots for `ca.crt`, which the chain must reach too.
     pub publish: FollowedRoots,
+    /// The policy's decision that allowed it, where the CA tells; harmless text.
+    pub decision_id: Option<String>,
     /// The CA's clock less ours, in seconds, by its `Date` header (RFC 9110, section 6.6.1).
     pub clock_skew_seconds: Option<f64>,
 }
@@ -76,6 +78,8 @@ pub struct IssueError {
     pub kind: IssueErrorKind,
     /// What failed, on what, and what to do; printable.
     pub message: String,
+    /// The policy's decision that refused, where the CA tells; harmless text.
+    pub decision_id: Option<String>,
     /// The CA's clock less ours in seconds, where it answered.
     pub clock_skew_seconds: Option<f64>,
 }
@@ -103,7 +107,7 @@ impl IssueError {
     /// An error of `kind` without knowledge of the CA's clock.
     #[must_use]
     pub fn new(kind: IssueErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), clock_skew_seconds: None }
+        Self { kind, message: message.into(), decision_id: None, clock_skew_seconds: None }
     }
 
     /// A fixed label for metrics and events.

@@ -89,6 +89,8 @@ struct Unpublished {
     bundle: Arc<CertificateBundle>,
     followed: Vec<RootDigest>,
     correlation_id: String,
+    /// The policy's decision on it, where the CA told.
+    decision_id: Option<String>,
 }
 
 /// There is no valid certificate, and waiting longer is of no use or not wanted.

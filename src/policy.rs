@@ -1,9 +1,21 @@
 //! Owns the four policy hooks: what is asked, the decision that comes back, and the rule that no decision is a denial.
+//!
+//! The default rules are code. With the feature `ca` they can be narrowed by Rego, in this process ([`rego`]) or by an
+//! OPA, both asked with the same [`Input`].
 
+#[cfg(feature = "ca")]
+mod answer;
 pub mod default;
+#[cfg(feature = "ca")]
+mod engine;
+pub mod input;
+#[cfg(feature = "ca")]
+pub mod rego;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -11,10 +23,11 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::config::Environment;
-use crate::identity::{CertificateMetadata, KeyType, SubjectAltName, WorkerId};
+use crate::identity::{CertificateMetadata, KeyType, SpiffeId, SubjectAltName, WorkerId};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 
 pub use default::DefaultPolicy;
+pub use input::{Hook, Input};
 
 /// The policy hooks. An error is a denial: callers never go on without a decision. A policy narrows what the core
 /// permits, it can't widen it: names and key types have been checked before a hook is asked.
@@ -30,22 +43,28 @@ pub trait Policy: Send + Sync + 'static {
     fn certificate_validity_period<'a>(
         &'a self,
         worker_id: &'a WorkerId,
-        environment: Environment,
+        capabilities: &'a Capabilities,
     ) -> PolicyAnswer<'a, ValidityPeriod>;
 
-    /// Should this certificate be renewed at `now`?
+    /// Should this certificate be renewed at `now`? A wish, no permission: whoever may have a certificate may renew it.
     fn should_renew_certificate<'a>(
         &'a self,
         cert_metadata: &'a CertificateMetadata,
         now: OffsetDateTime,
     ) -> PolicyAnswer<'a, Decision>;
 
-    /// May the worker's certificate be revoked for this reason?
+    /// May `actor` revoke the certificate of worker `worker_id` for this reason?
     fn revoke_certificate<'a>(
         &'a self,
         worker_id: &'a WorkerId,
         reason: RevocationReason,
+        actor: &'a Actor,
     ) -> PolicyAnswer<'a, Decision>;
+
+    /// Which rules are in force, and whether the newest ones are.
+    fn status(&self) -> PolicyStatus {
+        PolicyStatus { engine: "default", revision: None, problem: None }
+    }
 }
 
 /// What a hook returns: a future, since a policy may live in another process.
@@ -60,10 +79,73 @@ pub struct Capabilities {
     pub permitted: BTreeSet<SubjectAltName>,
     /// The kind of key.
     pub key_type: KeyType,
+    /// The worker's SPIFFE id.
+    pub spiffe_id: SpiffeId,
     /// How the worker proved who it is: `token`, `certificate`, `caller`.
     pub authentication: &'static str,
+    /// Which credential it was: a token's id or a certificate's serial, never a secret; empty where there is none.
+    pub credential: String,
     /// Where the CA serves.
     pub environment: Environment,
+    /// The address the request came from; `None` for a caller in this process.
+    pub source: Option<IpAddr>,
+    /// Follows the request through agent, CA and audit trail.
+    pub correlation_id: String,
+}
+
+/// Who asks for a revocation, proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// A worker, by its own certificate.
+    Worker(WorkerId),
+    /// An administrator, by the name in its certificate.
+    Admin(String),
+    /// Whoever may run commands on the CA's machine.
+    Operator,
+}
+
+impl Actor {
+    /// A fixed label.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Worker(_) => "worker",
+            Self::Admin(_) => "admin",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// The name; empty for the operator.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Worker(id) => id.as_str(),
+            Self::Admin(name) => name,
+            Self::Operator => "",
+        }
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            named => write!(f, "{} {}", named.kind(), printable(named.name(), FOREIGN_TEXT_LIMIT)),
+        }
+    }
+}
+
+/// Which rules are in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// `default`, `rego` or `opa`.
+    pub engine: &'static str,
+    /// The digest of the set in force, where the engine has one: `sha256:` and 64 hexadecimal digits.
+    pub revision: Option<String>,
+    /// Why the newest set on disk is not in force, or why the engine gave no answer when last asked; printable. For the
+    /// CA's operator alone.
+    #[serde(skip)]
+    pub problem: Option<String>,
 }
 
 /// A decision, with the id that follows it into audit trail and certificate record.
@@ -75,6 +157,10 @@ pub struct Decision {
     pub outcome: Outcome,
     /// Why; one printable line, shown to whoever asked.
     pub reason: String,
+    /// What the decision rests on, for the audit trail: `rego` with the digest of the set that was in force, `opa` with
+    /// OPA's own decision id; `None` for the default rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<String>,
 }
 
 /// The outcome of a decision.
@@ -101,7 +187,7 @@ impl Decision {
     }
 
     fn new(outcome: Outcome, reason: &str) -> Self {
-        Self { id: new_decision_id(), outcome, reason: printable(reason, FOREIGN_TEXT_LIMIT) }
+        Self { id: new_decision_id(), outcome, reason: printable(reason, FOREIGN_TEXT_LIMIT), basis: None }
     }
 
     /// Whether it allows.
@@ -147,6 +233,12 @@ pub struct PolicyError {
 }
 
 impl PolicyError {
+    /// An error with its text made printable.
+    #[must_use]
+    pub fn new(reason: &str) -> Self {
+        Self { reason: printable(reason, FOREIGN_TEXT_LIMIT) }
+    }
+
     /// A fixed label for metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {

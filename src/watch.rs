@@ -96,6 +96,14 @@ impl FileWatcher {
         Ok(watcher)
     }
 
+    /// Watches whatever is, comes and goes in `directory`, which need not exist; not what is in directories below it.
+    ///
+    /// # Errors
+    /// When watching is not possible here.
+    pub fn of_directory(directory: &Path) -> Result<Self, WatchError> {
+        Self::new(&[directory.join(ANY)].into())
+    }
+
     /// Waits for a change, and then for [`DEBOUNCE`], so that changes that belong together are told once. Watches have
     /// been re-armed when it returns. Cancel-safe: a change that was seen is told by the next call.
     ///
@@ -130,6 +138,7 @@ impl FileWatcher {
                 points.iter().filter_map(|point| point.parent()).map(Path::to_owned).collect();
             let lost = {
                 let mut shared = lock(&self.shared);
+                shared.any_in = points.iter().filter_map(|point| any_in(point)).map(Path::to_owned).collect();
                 shared.points = points;
                 shared.directories.clone_from(&directories);
                 std::mem::take(&mut shared.lost)
@@ -203,6 +212,8 @@ struct Shared {
     points: BTreeSet<PathBuf>,
     /// The directories of the points.
     directories: BTreeSet<PathBuf>,
+    /// Directories in which the change of any name is to be told.
+    any_in: BTreeSet<PathBuf>,
     /// Directories that were removed or moved: to be watched anew even if they look the same.
     lost: BTreeSet<PathBuf>,
 }
@@ -223,9 +234,15 @@ impl Shared {
                 }
             }
             concerned |= self.points.contains(path);
+            concerned |= path.parent().is_some_and(|directory| self.any_in.contains(directory));
         }
         concerned
     }
+}
+
+/// The directory whose entries are meant by a point that stands for any of them.
+fn any_in(point: &Path) -> Option<&Path> {
+    point.parent().filter(|_| point.file_name().is_some_and(|name| name == ANY))
 }
 
 /// Tells one directory from another of the same path.
@@ -263,6 +280,9 @@ fn is_limit(error: &std::io::Error) -> bool {
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Stands for any name in a directory. No file is called so by people who want it to be read.
+const ANY: &str = "\u{1}any";
 
 /// Each round after the first is needed only when links move at that moment.
 const REARM_ROUNDS: usize = 3;

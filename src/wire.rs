@@ -80,7 +80,44 @@ pub struct ErrorReply {
     pub decision_id: String,
 }
 
+impl CsrReply {
+    /// The policy's decision that allowed it, where the CA tells.
+    #[must_use]
+    pub fn decision_id(&self) -> Option<String> {
+        sound_decision_id(self.provider.get("decision_id")?.as_str()?)
+    }
+}
+
+/// The id of a decision, if it is fit for logs and events: 1 to 64 letters, digits, `_`, `-` and `.`.
+#[must_use]
+pub fn sound_decision_id(id: &str) -> Option<String> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
+    ((1..=64).contains(&id.len()) && id.bytes().all(allowed)).then(|| id.to_owned())
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(status: &u16) -> bool {
     *status == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_id_is_taken_only_when_it_is_harmless() {
+        let reply = |provider: Value| CsrReply {
+            status: String::new(),
+            certificate: String::new(),
+            ca_certificate: String::new(),
+            provider,
+        };
+        let id = |id: &str| reply(serde_json::json!({ "decision_id": id })).decision_id();
+        assert_eq!(id("dec_0a"), Some("dec_0a".to_owned()));
+        for bad in ["", "a\nb", "\u{202e}", "a b", &"a".repeat(65)] {
+            assert_eq!(id(bad), None, "{bad:?}");
+        }
+        assert_eq!(reply(Value::from("old")).decision_id(), None);
+        assert_eq!(reply(serde_json::json!({ "decision_id": 7 })).decision_id(), None);
+    }
 }

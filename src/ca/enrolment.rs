@@ -194,8 +194,12 @@ impl CertificateAuthorityManager {
             names,
             permitted: requester.permitted.clone(),
             key_type: key.key_type(),
+            spiffe_id: own_id,
             authentication: requester.credential.kind(),
+            credential: requester.credential.id().to_owned(),
             environment: self.environment,
+            source: context.source.map(|source| source.ip()),
+            correlation_id: context.correlation_id.clone(),
         };
         let worker_id = &requester.worker_id;
         let decision = decided(self.policy.can_issue_certificate(worker_id, &capabilities)).await?;
@@ -203,7 +207,7 @@ impl CertificateAuthorityManager {
         if !decision.is_allowed() {
             return Err(EnrolmentError::Denied(decision));
         }
-        let period = decided(self.policy.certificate_validity_period(worker_id, self.environment)).await?;
+        let period = decided(self.policy.certificate_validity_period(worker_id, &capabilities)).await?;
         if !period.decision.is_allowed() {
             audit.decided(&period.decision);
             return Err(EnrolmentError::Denied(period.decision));

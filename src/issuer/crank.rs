@@ -25,6 +25,7 @@ use crate::tls::client_config;
 use crate::trace_context::TraceContext;
 use crate::wire::{
     CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT, ROOT_PATH, RootReply, TRACE_HEADER,
+    sound_decision_id,
 };
 
 /// Speaks to crank-ca. Every request is a connection of its own with roots and token read afresh, so that a rotated
@@ -103,7 +104,7 @@ impl CrankIssuer {
         // A root that comes with the first certificate of it is not trusted for that.
         let followed = known.followed_roots().filter(|_| self.config.follow_roots);
         let trusted = union(self.configured(&handed_out)?, followed);
-        Ok(Issued { chain, trusted, publish, clock_skew_seconds: None })
+        Ok(Issued { chain, trusted, publish, decision_id: reply.decision_id(), clock_skew_seconds: None })
     }
 
     /// The JSON of an answer with a status of success.
@@ -173,7 +174,7 @@ impl CrankIssuer {
     }
 
     fn status_error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> IssueError {
-        let detail = serde_json::from_slice::<ErrorReply>(body).unwrap_or_default().detail;
+        let reply = serde_json::from_slice::<ErrorReply>(body).unwrap_or_default();
         let retry_after = retry_after(headers, self.clock.now().wall);
         let kind = match status.as_u16() {
             429 => IssueErrorKind::RateLimited(retry_after),
@@ -183,9 +184,10 @@ impl CrankIssuer {
             400..=499 => IssueErrorKind::Refused,
             _ => IssueErrorKind::BrokenReply,
         };
-        let detail = printable(detail.trim(), FOREIGN_TEXT_LIMIT);
+        let detail = printable(reply.detail.trim(), FOREIGN_TEXT_LIMIT);
         let reason = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-        self.fail(kind, format!("answered {status}{reason}"))
+        let decision_id = sound_decision_id(&reply.decision_id);
+        IssueError { decision_id, ..self.fail(kind, format!("answered {status}{reason}")) }
     }
 
     fn transport_error(&self, error: &reqwest::Error) -> IssueError {

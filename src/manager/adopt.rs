@@ -81,7 +81,8 @@ impl<I: Issuer> CertificateManager<I> {
                 let error = EventError::new(error.kind(), &error_chain(&error));
                 self.emit(CertificateEvent::PublishFailed, correlation_id, certificate, Some(error));
                 // Written by the next attempt, which then does not ask the CA.
-                self.unpublished = Some(Unpublished { bundle, followed, correlation_id: correlation_id.to_owned() });
+                let correlation_id = correlation_id.to_owned();
+                self.unpublished = Some(Unpublished { bundle, followed, correlation_id, decision_id: None });
                 self.schedule.request(RenewReason::Changed);
             }
         }

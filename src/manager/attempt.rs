@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CertificateManager, CertificateUnavailableError, Current, NO_ANSWER, UnansweredOrder, Unpublished};
-use crate::events::{CertificateEvent, EventError, new_correlation_id};
+use crate::events::{CertificateEvent, EventError, EventRecord, new_correlation_id};
 use crate::identity::csr::CsrError;
 use crate::identity::{CertificateBundle, CertificateMetadata, CheckError, KeyError, PrivateKey, generate_csr};
 use crate::issuer::roots::RootDigest;
@@ -39,6 +39,14 @@ impl AttemptError {
             Self::Issue(error) => error.kind(),
             Self::Check(error) => error.kind(),
             Self::Unwritable(error) | Self::Store(error) => error.kind(),
+        }
+    }
+
+    /// The policy's decision that refused, where the CA told.
+    fn decision_id(&self) -> Option<String> {
+        match self {
+            Self::Issue(error) => error.decision_id.clone(),
+            _ => None,
         }
     }
 
@@ -144,17 +152,14 @@ impl<I: Issuer> CertificateManager<I> {
     /// From key to checked bundle. The correlation id comes back in either case.
     async fn obtain(&mut self, deadline: Option<Duration>) -> Result<Unpublished, (AttemptError, String)> {
         let correlation_id = new_correlation_id();
-        match self.obtain_as(&correlation_id, deadline).await {
-            Ok((bundle, followed)) => Ok(Unpublished { bundle: Arc::new(bundle), followed, correlation_id }),
-            Err(error) => Err((error, correlation_id)),
-        }
+        self.obtain_as(&correlation_id, deadline).await.map_err(|error| (error, correlation_id))
     }
 
     async fn obtain_as(
         &mut self,
         correlation_id: &str,
         deadline: Option<Duration>,
-    ) -> Result<(CertificateBundle, Vec<RootDigest>), AttemptError> {
+    ) -> Result<Unpublished, AttemptError> {
         // A certificate that cannot be written would be lost, and with it a token for one use.
         self.check_writable().await.map_err(AttemptError::Unwritable)?;
         let order = match self.unanswered.take() {
@@ -188,7 +193,12 @@ impl<I: Issuer> CertificateManager<I> {
         let bundle = bundle.with_roots(issued.publish.roots).map_err(CheckError::from)?;
         // A CA that no longer hands out the root of what it issues would cut the worker off.
         self.checks().check(&bundle)?;
-        Ok((bundle, issued.publish.followed))
+        Ok(Unpublished {
+            bundle: Arc::new(bundle),
+            followed: issued.publish.followed,
+            correlation_id: correlation_id.to_owned(),
+            decision_id: issued.decision_id,
+        })
     }
 
     /// Asks the CA, whose own deadline may be later than `deadline`.
@@ -218,18 +228,19 @@ impl<I: Issuer> CertificateManager<I> {
 
     /// Writes a checked bundle; kept for the next attempt when the disk does not take it.
     async fn publish(&mut self, unpublished: Unpublished) -> Result<CertificateMetadata, AttemptError> {
-        let Unpublished { bundle, followed, correlation_id } = unpublished;
+        let Unpublished { bundle, followed, correlation_id, decision_id } = unpublished;
         let record = RenewalRecord { jitter: Jitter::draw(), installed_at: self.wall() };
         let written = self.write(Arc::clone(&bundle), record, followed.clone()).await;
         if let Err(error) = written {
-            self.unpublished = Some(Unpublished { bundle, followed, correlation_id });
+            self.unpublished = Some(Unpublished { bundle, followed, correlation_id, decision_id });
             return Err(error.into());
         }
         let event = if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
         let metadata = bundle.metadata(self.wall());
         self.schedule.installed(Validity::of(&bundle), record, self.clock.now());
         self.install(Current { bundle, record });
-        self.emit(event, &correlation_id, Some(metadata.clone()), None);
+        let cert_metadata = Some(metadata.clone());
+        self.events.emit(&EventRecord { cert_metadata, decision_id, ..self.record(event, &correlation_id) });
         Ok(metadata)
     }
 
@@ -240,8 +251,13 @@ impl<I: Issuer> CertificateManager<I> {
         if let Err(failed) = result {
             let wait = self.schedule.failed(failed.failure(), now, Jitter::draw());
             let detail = format!("attempt {} failed, next in {:.1} s", self.schedule.failures(), wait.as_secs_f64());
-            let certificate = self.metadata();
-            self.emit_detailed(failed.event(), &correlation_id, certificate, error.clone(), Some(detail));
+            self.events.emit(&EventRecord {
+                cert_metadata: self.metadata(),
+                error: error.clone(),
+                decision_id: failed.decision_id(),
+                detail: Some(detail),
+                ..self.record(failed.event(), &correlation_id)
+            });
         }
         for waiter in self.waiters.drain(..) {
             // Whoever asked may have gone.

@@ -31,16 +31,22 @@ impl<I: Issuer> CertificateManager<I> {
         error: Option<EventError>,
         detail: Option<String>,
     ) {
-        self.events.emit(&EventRecord {
+        self.events.emit(&EventRecord { cert_metadata, error, detail, ..self.record(event, correlation_id) });
+    }
+
+    /// A record of an event that happens now, with nothing in it that not every event has.
+    pub(super) fn record(&self, event: CertificateEvent, correlation_id: &str) -> EventRecord {
+        EventRecord {
             event,
             severity: event.severity(),
             correlation_id: correlation_id.to_owned(),
             worker_id: self.settings.identity.worker_id.clone(),
             timestamp: self.wall(),
-            cert_metadata,
-            error,
-            detail,
-        });
+            cert_metadata: None,
+            error: None,
+            decision_id: None,
+            detail: None,
+        }
     }
 
     /// The facts of the certificate in force, as of now.

@@ -49,12 +49,14 @@ impl Issuer for FakeIssuer {
         tokio::time::sleep(delay).await;
         let clock_skew_seconds = Some(*self.shared.skew.lock().unwrap());
         if let Some(kind) = *self.shared.failure.lock().unwrap() {
-            return Err(IssueError { clock_skew_seconds, ..IssueError::new(kind, "test") });
+            let decision_id = (kind == IssueErrorKind::Refused).then(|| "dec_2".to_owned());
+            return Err(IssueError { decision_id, clock_skew_seconds, ..IssueError::new(kind, "test") });
         }
         let leaf = self.ca.sign(order.csr_pem, self.clock.now().wall, HOUR * 12, |_| {});
         let follows = self.shared.handed_out.lock().unwrap().is_some();
         let trusted = union(self.configured(), order.known.followed_roots().filter(|_| follows));
-        Ok(Issued { chain: vec![leaf], trusted, publish: self.to_publish(), clock_skew_seconds })
+        let publish = self.to_publish();
+        Ok(Issued { chain: vec![leaf], trusted, publish, decision_id: Some("dec_1".to_owned()), clock_skew_seconds })
     }
 
     fn roots(&self, known: &KnownRoots) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {

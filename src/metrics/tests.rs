@@ -21,6 +21,7 @@ fn event(event: CertificateEvent, kind: Option<&str>) -> EventRecord {
         timestamp: NOW,
         cert_metadata: None,
         error: kind.map(|kind| EventError { kind: kind.to_owned(), message: "no".to_owned() }),
+        decision_id: None,
         detail: None,
     }
 }

@@ -1,12 +1,12 @@
-//! Owns the default policy: own names only, validity capped, renewal in the last part of the life, no revocation.
+//! Owns the default policy: own names only, validity capped, renewal in the last part of the life, revocation of the
+//! own certificate and by those who run the CA.
 
 use std::future::ready;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Capabilities, Decision, Policy, PolicyAnswer, RevocationReason, ValidityPeriod};
-use crate::config::Environment;
+use super::{Actor, Capabilities, Decision, Policy, PolicyAnswer, RevocationReason, ValidityPeriod};
 use crate::identity::{CertificateMetadata, WorkerId};
 
 /// The rules in force where no others are configured.
@@ -40,6 +40,15 @@ impl DefaultPolicy {
         }
     }
 
+    /// One's own, or any for those who run the CA.
+    fn decide_revocation(worker_id: &WorkerId, actor: &Actor) -> Decision {
+        match actor {
+            Actor::Worker(own) if own == worker_id => Decision::allow("the worker's own certificate"),
+            Actor::Worker(_) => Decision::deny("a worker may revoke its own certificate only"),
+            Actor::Admin(_) | Actor::Operator => Decision::allow("by those who run the CA"),
+        }
+    }
+
     /// Under a week left; for lives of 30 days and less, under 30 % left.
     fn decide_renewal(metadata: &CertificateMetadata, now: OffsetDateTime) -> Decision {
         let life = metadata.expires_at - metadata.not_before;
@@ -60,7 +69,11 @@ impl Policy for DefaultPolicy {
         Box::pin(ready(Ok(Self::decide_issuance(asked))))
     }
 
-    fn certificate_validity_period<'a>(&'a self, _: &'a WorkerId, _: Environment) -> PolicyAnswer<'a, ValidityPeriod> {
+    fn certificate_validity_period<'a>(
+        &'a self,
+        _: &'a WorkerId,
+        _: &'a Capabilities,
+    ) -> PolicyAnswer<'a, ValidityPeriod> {
         Box::pin(ready(Ok(ValidityPeriod { period: self.lifetime, decision: Decision::allow("default lifetime") })))
     }
 
@@ -72,8 +85,13 @@ impl Policy for DefaultPolicy {
         Box::pin(ready(Ok(Self::decide_renewal(cert_metadata, now))))
     }
 
-    fn revoke_certificate<'a>(&'a self, _: &'a WorkerId, _: RevocationReason) -> PolicyAnswer<'a, Decision> {
-        Box::pin(ready(Ok(Decision::deny("the default policy lets nobody revoke"))))
+    fn revoke_certificate<'a>(
+        &'a self,
+        worker_id: &'a WorkerId,
+        _: RevocationReason,
+        actor: &'a Actor,
+    ) -> PolicyAnswer<'a, Decision> {
+        Box::pin(ready(Ok(Self::decide_revocation(worker_id, actor))))
     }
 }
 
@@ -88,18 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::{KeyType, SubjectAltName};
-
-    fn capabilities(names: &[&str], permitted: &[&str]) -> Capabilities {
-        let set = |names: &[&str]| names.iter().map(|name| name.parse::<SubjectAltName>().unwrap()).collect();
-        Capabilities {
-            names: set(names),
-            permitted: set(permitted),
-            key_type: KeyType::EcdsaP256,
-            authentication: "token",
-            environment: Environment::Production,
-        }
-    }
+    use crate::policy::input::testing::capabilities;
 
     #[tokio::test]
     async fn own_names_are_allowed_and_foreign_ones_are_listed() {
@@ -114,10 +121,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn revocation_is_denied() {
+    async fn a_worker_revokes_its_own_certificate_and_those_who_run_the_ca_any() {
         let worker = WorkerId::new("streaming").unwrap();
-        let answer = DefaultPolicy::default().revoke_certificate(&worker, RevocationReason::KeyCompromise).await;
-        assert!(!answer.unwrap().is_allowed());
+        for (actor, allowed) in [
+            (Actor::Worker(worker.clone()), true),
+            (Actor::Worker(WorkerId::new("other").unwrap()), false),
+            (Actor::Admin("alice".to_owned()), true),
+            (Actor::Operator, true),
+        ] {
+            let policy = DefaultPolicy::default();
+            let answer = policy.revoke_certificate(&worker, RevocationReason::KeyCompromise, &actor).await;
+            assert_eq!(answer.unwrap().is_allowed(), allowed, "{actor}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Owns the real processes of the end-to-end tests: a crank-ca and crank-agents, each ended when its value is dropped.
 
 use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,15 @@ impl Ca {
         self.directory.path().join("ca")
     }
 
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("ca.log")
+    }
+
+    /// What it has logged, the audit trail among it.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap()
+    }
+
     pub(crate) fn root_file(&self) -> PathBuf {
         self.data_directory().join("authority/root.crt")
     }
@@ -90,11 +100,12 @@ impl Ca {
     /// Starts it again, on the same address, and waits until it accepts.
     pub(crate) fn restart(&mut self) {
         self.kill();
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         let child = self
             .command(&["serve"])
             .args(["--listen", &self.address.to_string(), "--dns", "localhost", "--lifetime", &self.lifetime])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

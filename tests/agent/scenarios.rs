@@ -23,6 +23,11 @@ fn from_an_empty_directory_to_a_renewed_identity() {
     assert_eq!(agent.event("CSR_SUBMITTED", 1)["correlation_id"], issued["correlation_id"]);
     // The token was for one use: the renewal is by mTLS.
     let renewed = agent.event("CERT_RENEWED", 1);
+    // The CA's decision is told here under the id that it has in the CA's audit trail.
+    for event in [&issued, &renewed] {
+        let decision = event["decision_id"].as_str().unwrap();
+        assert!(decision.starts_with("dec_") && ca.log().contains(decision), "{decision}");
+    }
     assert_ne!(renewed["cert_metadata"]["serial"], first.as_str());
     assert_eq!(worker.serial().unwrap(), renewed["cert_metadata"]["serial"]);
     agent.signal(Signal::TERM);

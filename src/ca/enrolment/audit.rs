@@ -14,6 +14,7 @@ pub(super) struct Audit<'a> {
     authentication: &'static str,
     credential: String,
     decision_id: String,
+    decision_basis: String,
     serial: String,
     granted: &'static str,
     ended: bool,
@@ -28,6 +29,7 @@ impl<'a> Audit<'a> {
             authentication: "none",
             credential: String::new(),
             decision_id: String::new(),
+            decision_basis: String::new(),
             serial: String::new(),
             granted: "issued",
             ended: false,
@@ -44,6 +46,7 @@ impl<'a> Audit<'a> {
     /// The policy has decided.
     pub(super) fn decided(&mut self, decision: &Decision) {
         self.decision_id.clone_from(&decision.id);
+        self.decision_basis = decision.basis.clone().unwrap_or_default();
     }
 
     /// A serial is taken; from here on a certificate may exist.
@@ -84,6 +87,7 @@ impl<'a> Audit<'a> {
             authentication = self.authentication,
             credential = self.credential,
             decision_id = self.decision_id,
+            decision_basis = self.decision_basis,
             serial = self.serial,
             source,
             correlation_id = self.context.correlation_id,

@@ -15,7 +15,7 @@ use crate::clock::testing::TestClock;
 use crate::config::Environment;
 use crate::identity::csr::generate_csr;
 use crate::identity::{CertificateMetadata, RequestedIdentity};
-use crate::policy::{Decision, DefaultPolicy, Policy, RevocationReason, ValidityPeriod};
+use crate::policy::{Actor, Decision, DefaultPolicy, Policy, RevocationReason, ValidityPeriod};
 
 /// A policy whose first hook does as told; the others are the default's.
 struct Told(fn() -> PolicyAnswer<'static, Decision>);
@@ -25,7 +25,11 @@ impl Policy for Told {
         (self.0)()
     }
 
-    fn certificate_validity_period<'a>(&'a self, _: &'a WorkerId, _: Environment) -> PolicyAnswer<'a, ValidityPeriod> {
+    fn certificate_validity_period<'a>(
+        &'a self,
+        _: &'a WorkerId,
+        _: &'a Capabilities,
+    ) -> PolicyAnswer<'a, ValidityPeriod> {
         let period = Duration::from_hours(1);
         Box::pin(ready(Ok(ValidityPeriod { period, decision: Decision::allow("an hour") })))
     }
@@ -38,7 +42,12 @@ impl Policy for Told {
         Box::pin(ready(Ok(Decision::deny("not asked here"))))
     }
 
-    fn revoke_certificate<'a>(&'a self, _: &'a WorkerId, _: RevocationReason) -> PolicyAnswer<'a, Decision> {
+    fn revoke_certificate<'a>(
+        &'a self,
+        _: &'a WorkerId,
+        _: RevocationReason,
+        _: &'a Actor,
+    ) -> PolicyAnswer<'a, Decision> {
         Box::pin(ready(Ok(Decision::deny("not asked here"))))
     }
 }

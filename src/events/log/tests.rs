@@ -65,6 +65,7 @@ fn record(event: CertificateEvent, foreign: &str) -> EventRecord {
         }),
         // Not through `EventError::new`: the log must hold even if someone forgets to clean.
         error: Some(EventError { kind: "refused".to_owned(), message: foreign.to_owned() }),
+        decision_id: None,
         detail: Some(foreign.to_owned()),
     }
 }

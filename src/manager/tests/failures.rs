@@ -17,6 +17,22 @@ async fn after_a_refusal_the_next_order_has_another_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_decision_of_the_policy_is_told_whether_it_allowed_or_refused() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    world.fail(Some(IssueErrorKind::Refused));
+    assert!(world.handle.tell(Command::Renew(None)));
+    world.until(Event::CsrFailed, 1).await;
+    let decision = |event| {
+        let events = world.events.lock().unwrap();
+        events.iter().find(|record| record.event == event).unwrap().decision_id.clone()
+    };
+    assert_eq!(decision(Event::CertIssued).as_deref(), Some("dec_1"));
+    assert_eq!(decision(Event::CsrFailed).as_deref(), Some("dec_2"));
+    assert_eq!(decision(Event::CsrSubmitted), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ca_that_asks_for_patience_gets_it() {
     let world = World::start();
     world.until(Event::CertIssued, 1).await;
