@@ -15,12 +15,16 @@
 //! them; a renewed certificate never names more than the one it was renewed with; no error is answered with a
 //! certificate; the root's key signs nothing but intermediates; several CAs can run in one process.
 
+mod admin;
 mod authority;
 mod config;
+mod crl;
 mod enrolment;
 mod http;
 mod manager;
+mod renewal_info;
 mod request;
+mod revocation;
 mod server;
 mod sign;
 mod state;
@@ -30,12 +34,19 @@ use std::net::SocketAddr;
 
 use crate::tls::TlsError;
 
+pub use admin::Admins;
 pub use authority::{AuthorityError, CaCertificate, InitOptions};
 pub use config::{CaConfig, CaConfigReport, CaFile, CaProblem, DEFAULT_RETENTION, Deadlines, SHORTEST_RETENTION, Text};
+pub use crl::{CrlError, DEFAULT_CRL_LIFETIME, LONGEST_CRL_LIFETIME, SHORTEST_CRL_LIFETIME};
 pub use enrolment::{EnrolmentError, IssuedCertificate};
 pub use http::{PROBLEM_PREFIX, PROBLEM_TYPES, ProblemType, ROUTES, Route};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
+pub use renewal_info::{OrderError, PlacedOrder, RenewalOrder, RenewalOrders, Selector, SelectorError};
 pub use request::CsrRefusal;
+pub use revocation::{
+    AdminSection, CrlSection, REVOCATION_REASONS, RenewalSection, RevocationConfig, RevocationError, Revocations,
+    RevokedCertificate, reason_name,
+};
 pub use server::{DRAIN_DEADLINE, RunningCa, Server};
 pub use sign::SignError;
 pub use state::{Database, PostgresServer, StateError, TokenRecord};
@@ -50,6 +61,9 @@ pub enum CaError {
     /// Its database.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Its certificate revocation list.
+    #[error(transparent)]
+    Crl(#[from] CrlError),
     /// A setting that cannot be used.
     #[error("{setting}: {reason}")]
     Setting {
@@ -58,6 +72,9 @@ pub enum CaError {
         /// What was expected.
         reason: &'static str,
     },
+    /// Settings that cannot be used.
+    #[error(transparent)]
+    Settings(#[from] CaConfigReport),
     /// Its own server certificate.
     #[error("cannot issue the CA's own server certificate")]
     ServerCertificate(#[source] EnrolmentError),
@@ -85,7 +102,8 @@ impl CaError {
         match self {
             Self::Authority(error) => error.kind(),
             Self::State(error) => error.kind(),
-            Self::Setting { .. } => "ca_setting",
+            Self::Crl(error) => error.kind(),
+            Self::Setting { .. } | Self::Settings(_) => "ca_setting",
             Self::ServerCertificate(_) => "ca_server_certificate",
             Self::Tls(_) => "ca_tls",
             Self::Listen { .. } => "ca_listen",

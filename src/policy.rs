@@ -130,7 +130,7 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator => f.write_str("operator"),
-            named => write!(f, "{} {}", named.kind(), printable(named.name(), FOREIGN_TEXT_LIMIT)),
+            named => write!(f, "{}:{}", named.kind(), printable(named.name(), FOREIGN_TEXT_LIMIT)),
         }
     }
 }

@@ -4,6 +4,8 @@
 mod arguments;
 #[path = "crank-ca/failure.rs"]
 mod failure;
+#[path = "crank-ca/revocation.rs"]
+mod revocation;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
             Command::Serve(serve) => run(serve).await,
             Command::CheckConfig(settings) => settings.resolve().and_then(|config| say(&config.to_string())),
             Command::Token(token) => manage_tokens(token).await,
+            Command::Revoke(revoke) => revocation::revoke(revoke).await,
+            Command::Rotate(rotate) => revocation::rotate(rotate).await,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "crank-ca", &mut script);

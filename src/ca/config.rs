@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::Environment;
 use crate::identity::SubjectAltName;
 
+use super::revocation::RevocationConfig;
 use super::state::Database;
 
 pub use file::CaFile;
@@ -40,6 +41,8 @@ pub struct CaConfig {
     pub deadlines: Deadlines,
     /// How long the record keeps what is over.
     pub retention: Duration,
+    /// CRLs, admins, and who waits for news.
+    pub revocation: RevocationConfig,
 }
 
 /// How long a client may take. Whoever takes longer is cut off.
@@ -83,6 +86,7 @@ impl CaConfig {
             max_connections: 1024,
             deadlines: Deadlines::default(),
             retention: DEFAULT_RETENTION,
+            revocation: RevocationConfig::default(),
         }
     }
 }

@@ -244,6 +244,7 @@ impl CertificateAuthorityManager {
             }
             signed => signed?,
         };
+        self.check_still_good(credential).await?;
         Ok(IssuedCertificate {
             certificate_pem: certificates_to_pem(&[der, authority.issuer().clone()]),
             ca_certificate_pem: authority.public().root_pem.clone(),
@@ -253,6 +254,16 @@ impl CertificateAuthorityManager {
             not_after,
             decision_id: decision.id,
         })
+    }
+
+    /// Whoever revokes all certificates of a worker sees what has been recorded by then; what is recorded later finds the
+    /// certificate it was asked with revoked here, and is not sent.
+    async fn check_still_good(&self, credential: &Credential) -> Result<(), EnrolmentError> {
+        let Credential::Certificate(serial) = credential else { return Ok(()) };
+        match self.state.issued(serial).await? {
+            Some(record) if record.revoked_at.is_none() => Ok(()),
+            _ => Err(EnrolmentError::CertificateRevoked),
+        }
     }
 
     /// Reserve, sign, record: the one order in which a certificate comes to be.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod problem;
+mod revocation;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,14 +12,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustls::pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
 
 use super::enrolment::{Context, Credentials};
 use super::manager::CertificateAuthorityManager;
+use super::renewal_info::preferred_wait;
 use super::token::TokenSecret;
 use crate::events::new_correlation_id;
 use crate::trace_context::TraceContext;
@@ -38,11 +41,13 @@ pub struct Route {
 }
 
 /// Every route. There is none beside them.
-pub const ROUTES: [Route; 9] = [
+pub const ROUTES: [Route; 11] = [
     Route { method: "GET", path: "/health", action: Action::Health },
     Route { method: "GET", path: crate::wire::ROOT_PATH, action: Action::Root },
+    Route { method: "GET", path: "/ca/crl", action: Action::Crl },
     Route { method: "POST", path: crate::wire::CSR_PATH, action: Action::Enrol },
     Route { method: "DELETE", path: "/certificates/{serial}", action: Action::Revoke },
+    Route { method: "GET", path: "/certificates/{serial}/renewal-info", action: Action::RenewalInfo },
     Route { method: "GET", path: "/provider/status", action: Action::Status },
     Route { method: "GET", path: "/provider/config", action: Action::Config },
     Route { method: "POST", path: "/certificates/platform", action: Action::Gone },
@@ -54,8 +59,10 @@ pub const ROUTES: [Route; 9] = [
 enum Action {
     Health,
     Root,
+    Crl,
     Enrol,
     Revoke,
+    RenewalInfo,
     Status,
     Config,
     Gone,
@@ -68,6 +75,8 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// Its leaf, verified to our root in the handshake.
     pub(super) certificate: Option<CertificateDer<'static>>,
+    /// Cancelled when the connection is to end: whoever waits for news is answered.
+    pub(super) closing: CancellationToken,
 }
 
 /// The router over [`ROUTES`]. Requests must carry a [`Context`] and a [`Peer`], as [`answer`] gives them.
@@ -107,6 +116,10 @@ where
     let correlation_id = correlation_id_of(&parts.headers);
     let trace = trace_of(&parts.headers).unwrap_or_else(|| TraceContext::of_request(&correlation_id));
     let context = Context { correlation_id: correlation_id.clone(), source: Some(peer.address), trace };
+    // Who waits for news holds nothing that others need.
+    let may_wait = parts.method == Method::GET && parts.uri.path().ends_with("/renewal-info");
+    let waiting = preferred_wait(&parts.headers).filter(|_| may_wait);
+    let deadline = deadline + waiting.unwrap_or_default();
     parts.extensions.insert(context);
     parts.extensions.insert(peer);
     let service = hyper_util::service::TowerToHyperService::new(router);
@@ -124,7 +137,7 @@ where
     if let Ok(value) = HeaderValue::from_str(&correlation_id) {
         response.headers_mut().insert(CORRELATION_HEADER, value);
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
@@ -136,10 +149,9 @@ async fn dispatch(action: Action, manager: Arc<CertificateAuthorityManager>, req
         Action::Enrol => enrol(&manager, request).await,
         Action::Status => answers::status(&manager).await,
         Action::Config => answers::config(&manager),
-        Action::Revoke => Err(Problem::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "this version of the CA offers no revocation; nothing was revoked",
-        )),
+        Action::Crl => revocation::crl(&manager, &request),
+        Action::Revoke => revocation::revoke(&manager, request).await,
+        Action::RenewalInfo => revocation::renewal_info(&manager, request).await,
         Action::Gone => Err(Problem::new(
             StatusCode::GONE,
             "the CA makes no private keys: make a key and a CSR where the worker runs, and send the CSR to \

@@ -6,15 +6,21 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::admin::Admins;
 use super::authority::{Authority, CaCertificate, InitOptions};
+use super::crl::DEFAULT_CRL_LIFETIME;
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
+use super::renewal_info::{RenewalInfo, RenewalOrders, Subject, Waiters};
+use super::revocation::{RevocationError, RevokedCertificate, Revoker, Standing};
 use super::state::{Database, State, StateError};
 use super::token::Tokens;
 use super::{CaError, request};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Environment;
 use crate::identity::{RequestedIdentity, SubjectAltName, TrustDomain};
-use crate::policy::Policy;
+use crate::policy::Actor;
+use crate::policy::{Policy, RevocationReason};
+use crate::printable::error_chain;
 
 /// A CA: makes its own root once, then signs certificates for workers and keeps the record of them.
 pub struct CertificateAuthorityManager {
@@ -26,6 +32,16 @@ pub struct CertificateAuthorityManager {
     /// Names of the CA itself, which no worker gets.
     pub(super) reserved: BTreeSet<SubjectAltName>,
     pub(super) turns: Turns,
+    /// What is known of revocations, orders and CRLs.
+    pub(super) standing: Standing,
+    /// Who may revoke any certificate.
+    pub(super) admins: Admins,
+    /// The life of a CRL.
+    pub(super) crl_lifetime: time::Duration,
+    /// The places for those who wait for news.
+    pub(super) waiters: Waiters,
+    /// A page that tells more of orders to renew.
+    pub(super) explanation_url: Option<String>,
 }
 
 impl CertificateAuthorityManager {
@@ -69,7 +85,20 @@ impl CertificateAuthorityManager {
     ) -> Result<Self, CaError> {
         let (authority, _) = watch::channel(Arc::new(Authority::load(data_dir)?));
         let state = State::open(data_dir, database).await?;
-        Ok(Self { authority, state, policy, clock, environment, reserved: BTreeSet::new(), turns: Turns::default() })
+        Ok(Self {
+            authority,
+            state,
+            policy,
+            clock,
+            environment,
+            reserved: BTreeSet::new(),
+            turns: Turns::default(),
+            standing: Standing::new(),
+            admins: Admins::default(),
+            crl_lifetime: time::Duration::try_from(DEFAULT_CRL_LIFETIME).unwrap_or(time::Duration::DAY),
+            waiters: Waiters::new(0),
+            explanation_url: None,
+        })
     }
 
     /// The public side of this CA.
@@ -87,6 +116,61 @@ impl CertificateAuthorityManager {
     /// Keys and certificates as they are now. One request keeps what it began with.
     pub(super) fn authority(&self) -> Arc<Authority> {
         Arc::clone(&self.authority.borrow())
+    }
+
+    /// Marked as changed when [`authority`](Self::authority) gives another.
+    pub(super) fn authority_changes(&self) -> watch::Receiver<Arc<Authority>> {
+        self.authority.subscribe()
+    }
+
+    /// Revokes a certificate on behalf of whoever the program that this CA runs in vouches for. On record when it
+    /// returns; one that is revoked already stays as it is.
+    ///
+    /// # Errors
+    /// When no worker has such a certificate, the policy does not allow it, or the record fails.
+    pub async fn revoke_certificate(
+        &self,
+        serial: &str,
+        reason: RevocationReason,
+        correlation_id: &str,
+    ) -> Result<RevokedCertificate, RevocationError> {
+        self.revoke(&Actor::Operator, serial, reason, &Context::local(correlation_id)).await
+    }
+
+    /// Revokes a certificate, and has everybody told.
+    pub(super) async fn revoke(
+        &self,
+        actor: &Actor,
+        serial: &str,
+        reason: RevocationReason,
+        context: &Context,
+    ) -> Result<RevokedCertificate, RevocationError> {
+        let revoker = Revoker { state: &self.state, policy: &*self.policy, clock: &*self.clock };
+        let revoked = revoker.revoke(actor, serial, reason, context).await?;
+        // It is revoked: what follows is only sooner than the next look would be.
+        if let Err(error) = self.look().await {
+            tracing::warn!(error = error_chain(&error), "cannot look for changes of the record for now");
+        }
+        self.standing.tell();
+        Ok(revoked)
+    }
+
+    /// The orders to renew of this CA.
+    #[must_use]
+    pub fn renewal_orders(&self) -> RenewalOrders {
+        RenewalOrders::new(self.state.clone(), Arc::clone(&self.clock))
+    }
+
+    /// How many workers wait for news of their certificates at this moment.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.waiters.total()
+    }
+
+    /// What is to be said about the renewal of a certificate.
+    pub(super) fn renewal_info(&self, subject: &Subject) -> RenewalInfo {
+        let roots = [self.authority().public().root_fingerprint.clone()];
+        self.standing.with(|known| RenewalInfo::new(subject, known, &roots, self.explanation_url.as_deref()))
     }
 
     /// The join tokens of this CA.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::http::router;
 use super::manager::CertificateAuthorityManager;
-use super::{CaConfig, CaError, Deadlines, Tokens};
+use super::{CaConfig, CaConfigReport, CaError, Deadlines, Tokens};
 use crate::clock::Clock;
 use crate::identity::{SubjectAltName, TrustDomain};
 use crate::policy::DefaultPolicy;
@@ -61,6 +61,10 @@ impl Server {
         if names.iter().any(|name| matches!(name, SubjectAltName::Uri(_))) {
             return Err(setting("dns")("expected DNS names and IP addresses"));
         }
+        let problems = config.revocation.problems(config.max_connections);
+        if !problems.is_empty() {
+            return Err(CaConfigReport { problems }.into());
+        }
         let listen = |source| CaError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -73,8 +77,12 @@ impl Server {
             Arc::clone(&clock),
         )
         .await?;
+        config.revocation.apply(&mut manager, config.max_connections);
         manager.reserved = names.iter().filter(|name| !is_local(name)).cloned().collect();
         let manager = Arc::new(manager);
+        // No handshake before all revocations are known and on a CRL.
+        manager.look().await?;
+        manager.sign_due_crls().await?;
         let certificate = ServerCertificate::issue(Arc::clone(&manager), names, config.server_lifetime).await?;
         let tls = certificate.tls_config()?;
         let serving = Serving {
@@ -163,6 +171,7 @@ impl Serving {
         let slots = Arc::new(Semaphore::new(self.max_connections));
         // Cancelled when those in flight have had their time.
         let abort = CancellationToken::new();
+        let mut crls = tokio::spawn(Arc::clone(&self.manager).keep_crls(self.cancel.clone()));
         let mut renewal = tokio::spawn(Arc::clone(&self.certificate).keep_renewed(self.cancel.clone()));
         loop {
             // A slot first: beyond the limit, connections wait in the kernel's backlog.
@@ -175,6 +184,10 @@ impl Serving {
                 () = self.cancel.cancelled() => break,
                 ended = &mut renewal => {
                     tracing::error!(panicked = ended.is_err(), "the renewal of the CA's server certificate has ended");
+                    break;
+                }
+                ended = &mut crls => {
+                    tracing::error!(panicked = ended.is_err(), "the keeping of CRLs has ended");
                     break;
                 }
                 accepted = accepted => match accepted {
@@ -206,6 +219,7 @@ impl Serving {
             connections.wait().await;
         }
         renewal.abort();
+        crls.abort();
         self.manager.state.close().await;
     }
 }

@@ -3,7 +3,10 @@
 
 mod backend;
 mod certificates;
+mod crls;
 mod issuing;
+mod orders;
+mod revocations;
 mod tokens;
 mod writer;
 
@@ -20,6 +23,8 @@ use writer::Writer;
 
 pub use backend::{Database, PostgresServer};
 pub(crate) use certificates::{Issuance, IssuedRecord, Recorded, Reservation, Reserved};
+pub(crate) use crls::CrlRecord;
+pub(crate) use revocations::{NewRevocation, RevocationRecord};
 pub(crate) use tokens::NewToken;
 pub use tokens::TokenRecord;
 

@@ -53,8 +53,11 @@ impl DefaultPolicy {
     fn decide_renewal(metadata: &CertificateMetadata, now: OffsetDateTime) -> Decision {
         let life = metadata.expires_at - metadata.not_before;
         let left = metadata.expires_at - now;
-        let window = if life > time::Duration::days(30) { time::Duration::days(7) } else { life * 3 / 10 };
-        if left <= window { Decision::allow("within the renewal window") } else { Decision::deny("not yet due") }
+        if left <= renewal_part(life) {
+            Decision::allow("within the renewal window")
+        } else {
+            Decision::deny("not yet due")
+        }
     }
 }
 
@@ -93,6 +96,11 @@ impl Policy for DefaultPolicy {
     ) -> PolicyAnswer<'a, Decision> {
         Box::pin(ready(Ok(Self::decide_revocation(worker_id, actor))))
     }
+}
+
+/// The last part of a certificate's life, in which it is renewed.
+pub(crate) fn renewal_part(life: time::Duration) -> time::Duration {
+    if life > time::Duration::days(30) { time::Duration::days(7) } else { life * 3 / 10 }
 }
 
 /// The shortest life of a worker's certificate.

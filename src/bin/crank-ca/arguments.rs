@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crank_agent::ca::{CaConfig, CaFile, DEFAULT_TRUST_DOMAIN, Database, Text};
+use crank_agent::ca::{CaConfig, CaFile, DEFAULT_TRUST_DOMAIN, Database, REVOCATION_REASONS, Text};
 use crank_agent::config::Environment;
 use crank_agent::duration::parse_duration;
 use crank_agent::identity::{KeyType, SubjectAltName, TrustDomain, WorkerId};
+use crank_agent::policy::RevocationReason;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::failure::{CONFIGURATION, Failure};
 
@@ -31,6 +34,10 @@ pub(crate) enum Command {
     /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(Token),
+    /// Revoke a certificate, or all of a worker's; a serving CA tells its agents within a second
+    Revoke(Revoke),
+    /// Order agents to renew before they would by themselves, spread over a time
+    Rotate(Rotate),
     /// Print shell completions
     Completions {
         /// The shell to print for
@@ -171,6 +178,67 @@ pub(crate) enum Token {
     },
 }
 
+#[derive(Debug, Args)]
+#[group(id = "revoked", required = true, multiple = false, args = ["serial", "worker"])]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The certificate with this serial number, as `4a:3b:2c:1d` or without colons
+    #[arg(long)]
+    pub(crate) serial: Option<String>,
+    /// Every certificate of this worker that is in force
+    #[arg(long, value_name = "ID")]
+    pub(crate) worker: Option<WorkerId>,
+    /// Why: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn
+    #[arg(long, default_value = "unspecified", value_parser = parse_reason)]
+    pub(crate) reason: RevocationReason,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) rotation: Rotation,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "task", required = true, multiple = false, args = ["conditions", "all", "list", "cancel"])]
+pub(crate) struct Rotation {
+    /// What the certificates have in common: worker=GLOB, issuer=SHA256 or issued-before=TIME; of several, all must hold
+    #[arg(long = "match", value_name = "CONDITION", requires = "within", requires = "explanation")]
+    pub(crate) conditions: Vec<String>,
+    /// Every certificate
+    #[arg(long, requires = "within", requires = "explanation")]
+    pub(crate) all: bool,
+    /// The time over which renewals are spread: 1s to 90d
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) within: Option<Duration>,
+    /// When it begins, as 2026-08-20T12:00:00Z; now, where it is not given
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    pub(crate) start: Option<OffsetDateTime>,
+    /// Why; the agents tell it in their logs
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) explanation: Option<String>,
+    /// List the newest 1,000 orders
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Take an order back: whoever has not renewed yet goes on as before
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) cancel: Option<String>,
+}
+
+fn parse_reason(text: &str) -> Result<RevocationReason, String> {
+    let known = REVOCATION_REASONS.into_iter().find(|(_, _, name)| *name == text);
+    known
+        .map(|(reason, ..)| reason)
+        .ok_or_else(|| format!("expected one of {}", REVOCATION_REASONS.map(|(_, _, name)| name).join(", ")))
+}
+
+fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expected a time as 2026-08-20T12:00:00Z".to_owned())
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvironmentName {
     Development,
@@ -199,6 +267,9 @@ Examples:
   crank-ca serve --data-dir /var/lib/crank-ca --dns cert-authority --lifetime 24h
   crank-ca check-config --config /etc/crank-ca.toml
   crank-ca token create --data-dir /var/lib/crank-ca --worker streaming --ttl 10m --out streaming.token
+  crank-ca revoke --data-dir /var/lib/crank-ca --worker streaming --reason keyCompromise
+  crank-ca rotate --data-dir /var/lib/crank-ca --match worker=payments-* --within 1h --explanation maintenance
+  crank-ca rotate --data-dir /var/lib/crank-ca --list
   crank-ca completions bash > /etc/bash_completion.d/crank-ca
 
 Exit codes:

@@ -1,6 +1,8 @@
 //! Owns how crank-ca ends when it fails: the message and the exit code.
 
-use crank_agent::ca::{AuthorityError, CaConfigReport, CaError, StateError, TokenError};
+use crank_agent::ca::{
+    AuthorityError, CaConfigReport, CaError, CrlError, OrderError, RevocationError, StateError, TokenError,
+};
 use crank_agent::printable::{error_chain, printable};
 
 /// What ends the program, with the code it ends with.
@@ -28,9 +30,10 @@ impl From<CaError> for Failure {
         let code = match &error {
             CaError::Authority(error) => authority_code(error),
             CaError::State(error) => state_code(error),
-            CaError::Setting { .. } => CONFIGURATION,
+            CaError::Setting { .. } | CaError::Settings(_) => CONFIGURATION,
             CaError::Listen { .. } => UNAVAILABLE,
-            CaError::ServerCertificate(_) | CaError::Tls(_) | CaError::Task(_) => INTERNAL,
+            CaError::Crl(CrlError::State(error)) => state_code(error),
+            CaError::Crl(_) | CaError::ServerCertificate(_) | CaError::Tls(_) | CaError::Task(_) => INTERNAL,
         };
         Self::new(code, &error)
     }
@@ -43,6 +46,29 @@ impl From<TokenError> for Failure {
             TokenError::Random => INTERNAL,
             TokenError::Authority(error) => authority_code(error),
             TokenError::State(error) => state_code(error),
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<RevocationError> for Failure {
+    fn from(error: RevocationError) -> Self {
+        let code = match &error {
+            RevocationError::Authority(error) => authority_code(error),
+            RevocationError::State(error) => state_code(error),
+            _ => CONFIGURATION,
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<OrderError> for Failure {
+    fn from(error: OrderError) -> Self {
+        let code = match &error {
+            OrderError::Random => INTERNAL,
+            OrderError::Authority(error) => authority_code(error),
+            OrderError::State(error) => state_code(error),
+            OrderError::Window | OrderError::NothingMatches(_) | OrderError::TooMany => CONFIGURATION,
         };
         Self::new(code, &error)
     }

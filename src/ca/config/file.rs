@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use super::{CaConfig, CaConfigReport, CaProblem, SHORTEST_RETENTION, Text};
+use crate::ca::revocation::{AdminSection, CrlSection, RenewalSection, RevocationConfig};
 use crate::ca::state::{Database, PostgresServer, StateError};
 use crate::config::Environment;
 use crate::duration::format_duration;
@@ -37,6 +38,12 @@ pub struct CaFile {
     pub retention: Option<Text<Duration>>,
     /// `[database]`.
     pub database: DatabaseSection,
+    /// `[crl]`.
+    pub crl: CrlSection,
+    /// `[admin]`.
+    pub admin: AdminSection,
+    /// `[renewal]`.
+    pub renewal: RenewalSection,
 }
 
 /// `[database]`: a `PostgreSQL` server instead of a file in the data directory.
@@ -118,6 +125,8 @@ impl CaFile {
             config.max_connections = max_connections;
         }
         config.environment = self.environment.unwrap_or_default();
+        let sections = (self.crl, self.admin, self.renewal);
+        config.revocation = RevocationConfig::resolve(sections, config.max_connections, &mut problems);
         config.database = database;
         if problems.is_empty() { Ok(config) } else { Err(CaConfigReport { problems }) }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::CaConfig;
+use crate::ca::revocation::RevocationConfig;
 use crate::ca::state::Database;
 use crate::config::Environment;
 use crate::duration::format_duration;
@@ -30,6 +31,15 @@ impl fmt::Display for CaConfig {
                 }
             }
             writeln!(f, "max_connections = {}", server.max_connections)?;
+        }
+        let RevocationConfig { crl_lifetime, admins, max_waiting, explanation_url } = &self.revocation;
+        writeln!(f, "\n[crl]\nlifetime = {}", quoted(&format_duration(*crl_lifetime)))?;
+        let admins: Vec<String> = admins.identities().map(|identity| quoted(&identity)).collect();
+        writeln!(f, "\n[admin]\nidentities = [{}]", admins.join(", "))?;
+        let max_waiting = max_waiting.unwrap_or_else(|| RevocationConfig::default_waiting(self.max_connections));
+        writeln!(f, "\n[renewal]\nmax_waiting = {max_waiting}")?;
+        if let Some(url) = explanation_url {
+            writeln!(f, "explanation_url = {}", quoted(url))?;
         }
         Ok(())
     }

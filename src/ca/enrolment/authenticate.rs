@@ -80,6 +80,9 @@ impl CertificateAuthorityManager {
         if record.not_after <= self.clock.now().wall {
             return Err(EnrolmentError::CertificateExpired);
         }
+        if record.revoked_at.is_some() {
+            return Err(EnrolmentError::CertificateRevoked);
+        }
         Ok(Requester { worker_id, permitted: record.names.clone(), default_names: record.names, credential })
     }
 }

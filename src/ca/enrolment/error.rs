@@ -36,6 +36,9 @@ pub enum EnrolmentError {
     /// A client certificate whose time is over.
     #[error("the client certificate has expired: enrol anew with a join token")]
     CertificateExpired,
+    /// A client certificate that was revoked.
+    #[error("the client certificate has been revoked: enrol anew with a join token and a fresh key")]
+    CertificateRevoked,
     /// Not the JSON that is expected.
     #[error("the body is not a JSON object with the texts `csr` and `service_name`")]
     Body,
@@ -58,8 +61,8 @@ pub enum EnrolmentError {
     /// The CSR itself.
     #[error(transparent)]
     Csr(#[from] CsrRefusal),
-    /// A key that somebody else has, or the CA itself.
-    #[error("the CSR's public key belongs to somebody else: make a fresh key")]
+    /// A key that somebody else has, or the CA itself, or that was revoked.
+    #[error("the CSR's public key belongs to somebody else, or was revoked: make a fresh key")]
     KeyOfAnother,
     /// The policy's no.
     #[error("denied by policy: {} (decision {})", .0.reason, .0.id)]
@@ -94,6 +97,7 @@ impl EnrolmentError {
             Self::TokenRevoked => "token_revoked",
             Self::CertificateUnknown => "certificate_unknown",
             Self::CertificateExpired => "certificate_expired",
+            Self::CertificateRevoked => "certificate_revoked",
             Self::Body => "body",
             Self::OtherWorker { .. } => "other_worker",
             Self::NamesNotPermitted { .. } => "names_not_permitted",

@@ -54,7 +54,7 @@ pub(super) async fn status(manager: &CertificateAuthorityManager) -> Result<Resp
     let body = json!({
         "provider": provider(),
         "status": if is_healthy(manager).await { "available" } else { "unavailable" },
-        "capabilities": ["csr", "renewal-by-mtls"],
+        "capabilities": ["csr", "renewal-by-mtls", "revocation", "crl", "renewal-info"],
         "root_not_after": text(manager.certificate().root_not_after),
         "issuer_not_after": text(manager.certificate().issuer_not_after),
     });
@@ -84,7 +84,7 @@ async fn is_healthy(manager: &CertificateAuthorityManager) -> bool {
     issuer_lives && manager.state.is_alive().await
 }
 
-fn text(time: OffsetDateTime) -> String {
+pub(super) fn text(time: OffsetDateTime) -> String {
     time.format(&Rfc3339).unwrap_or_default()
 }
 
@@ -92,7 +92,7 @@ fn provider() -> Value {
     json!({ "name": "crank-ca", "type": "internal", "version": env!("CARGO_PKG_VERSION") })
 }
 
-fn json_answer(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
+pub(super) fn json_answer(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
     let bytes = serde_json::to_vec(body)
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written"))?;
     let mut response = Response::new(Body::from(bytes));

@@ -6,6 +6,7 @@ use axum::response::Response;
 
 use crate::ca::enrolment::EnrolmentError;
 use crate::ca::request::CsrRefusal;
+use crate::ca::revocation::RevocationError;
 use crate::wire::ErrorReply;
 
 /// A type of problem: what `type`, `status` and `title` say, the same for every error of the kind.
@@ -20,8 +21,8 @@ pub struct ProblemType {
 }
 
 /// Every problem that the CA answers with: first those that tell no more than their status, then those of a request
-/// for a certificate.
-pub const PROBLEM_TYPES: [ProblemType; 30] = [
+/// for a certificate, then those of a revocation.
+pub const PROBLEM_TYPES: [ProblemType; 33] = [
     problem("malformed", 400, "The request is malformed"),
     problem("unauthenticated", 401, "The request needs a credential"),
     problem("forbidden", 403, "The credential does not permit it"),
@@ -43,6 +44,7 @@ pub const PROBLEM_TYPES: [ProblemType; 30] = [
     problem("token_revoked", 401, "The token has been revoked"),
     problem("certificate_unknown", 401, "The client certificate is not known"),
     problem("certificate_expired", 401, "The client certificate has expired"),
+    problem("certificate_revoked", 401, "The client certificate has been revoked"),
     problem("body", 400, "The body is not what is expected"),
     problem("csr_malformed", 400, "The CSR is malformed"),
     problem("csr_proof", 400, "The CSR proves no possession of its key"),
@@ -52,6 +54,8 @@ pub const PROBLEM_TYPES: [ProblemType; 30] = [
     problem("names_not_permitted", 403, "The credential does not permit these names"),
     problem("key_of_another", 403, "The key belongs to somebody else"),
     problem("policy_denied", 403, "The policy denies it"),
+    problem("unknown_serial", 404, "There is no such certificate"),
+    problem("not_permitted", 403, "The certificate is another worker's"),
 ];
 
 /// Begins the `type` of every problem.
@@ -72,6 +76,12 @@ impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let known = PROBLEM_TYPES.into_iter().find(|problem| problem.status == status.as_u16());
         Self { status, known, detail: detail.into(), decision_id: String::new() }
+    }
+
+    /// The same, of a kind of its own where there is one in the table.
+    fn of_kind(self, kind: &str) -> Self {
+        let own = PROBLEM_TYPES.into_iter().find(|problem| problem.kind == kind);
+        Self { known: own.or(self.known), ..self }
     }
 
     /// The answer.
@@ -111,6 +121,7 @@ impl From<&EnrolmentError> for Problem {
             | E::TokenUsed
             | E::TokenRevoked
             | E::CertificateUnknown
+            | E::CertificateRevoked
             | E::CertificateExpired => StatusCode::UNAUTHORIZED,
             E::Body | E::Csr(CsrRefusal::Malformed(_) | CsrRefusal::Proof(_) | CsrRefusal::Key(_)) => {
                 StatusCode::BAD_REQUEST
@@ -125,12 +136,28 @@ impl From<&EnrolmentError> for Problem {
         };
         // The texts of our own failures hold no causes, and their kinds are nobody's business; both are in the log.
         let general = Self::new(status, error.to_string());
-        let own = PROBLEM_TYPES.into_iter().find(|problem| problem.kind == error.kind() && !error.is_internal());
-        let decision_id = match error {
-            E::Denied(decision) => decision.id.clone(),
-            _ => String::new(),
+        let general = if error.is_internal() { general } else { general.of_kind(error.kind()) };
+        match error {
+            E::Denied(decision) => Self { decision_id: decision.id.clone(), ..general },
+            _ => general,
+        }
+    }
+}
+
+impl From<&RevocationError> for Problem {
+    fn from(error: &RevocationError) -> Self {
+        use RevocationError as E;
+        let status = match error {
+            E::UnknownSerial | E::NoneInForce => StatusCode::NOT_FOUND,
+            E::NotPermitted | E::Denied(_) => StatusCode::FORBIDDEN,
+            E::Policy(_) | E::Authority(_) | E::State(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { known: own.or(general.known), decision_id, ..general }
+        let general = Self::new(status, error.to_string());
+        let general = if error.is_internal() { general } else { general.of_kind(error.kind()) };
+        match error {
+            E::Denied(decision) => Self { decision_id: decision.id.clone(), ..general },
+            _ => general,
+        }
     }
 }
 

@@ -32,7 +32,8 @@ CREATE INDEX certificates_by_key ON certificates (key_digest);
 CREATE INDEX certificates_by_worker ON certificates (worker_id, not_after);
 CREATE INDEX certificates_by_end ON certificates (not_after);
 
--- Whose a public key is: that of the first who had it certified. Empty for the CA itself.
+-- Whose a public key is: that of the first who had it certified. Empty for the CA itself; `!`, which is nobody's name, once
+-- a certificate for it has been revoked.
 CREATE TABLE keys (
     key_digest BLOB PRIMARY KEY NOT NULL CHECK (length(key_digest) = 32),
     owner TEXT NOT NULL
@@ -77,6 +78,15 @@ CREATE TABLE decisions (
 
 CREATE INDEX decisions_by_time ON decisions (decided_at);
 
+-- Counts the changes of what is below: revocations, CRLs, orders to renew. Whoever makes one counts first, which locks the
+-- row: so changes become visible in the order of their numbers, whichever process makes them.
+CREATE TABLE changes (
+    id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
+    revision INTEGER NOT NULL
+);
+
+INSERT INTO changes (id, revision) VALUES (1, 0);
+
 CREATE TABLE revocations (
     serial TEXT PRIMARY KEY NOT NULL,
     issuer_digest BLOB NOT NULL CHECK (length(issuer_digest) = 32),
@@ -87,30 +97,39 @@ CREATE TABLE revocations (
     decision_id TEXT NOT NULL,
     correlation_id TEXT NOT NULL,
     not_after INTEGER NOT NULL,
-    revoked_at INTEGER NOT NULL
+    revoked_at INTEGER NOT NULL,
+    revision INTEGER NOT NULL
 );
 
 CREATE INDEX revocations_by_issuer ON revocations (issuer_digest, not_after);
+CREATE INDEX revocations_by_revision ON revocations (revision);
 
--- Every CRL that was signed and has not been forgotten. Numbers only grow, for each issuer.
+-- Every CRL that was signed and has not been forgotten. Numbers only grow, for each issuer. A row is written before its
+-- CRL is signed, so that no number is on two.
 CREATE TABLE crls (
     issuer_digest BLOB NOT NULL CHECK (length(issuer_digest) = 32),
     number INTEGER NOT NULL,
+    -- It has every revocation up to this one.
+    revision INTEGER NOT NULL,
     this_update INTEGER NOT NULL,
     next_update INTEGER NOT NULL,
-    der BLOB NOT NULL,
+    der BLOB,
     PRIMARY KEY (issuer_digest, number)
 );
 
 -- Orders to renew early: certificates that match and were issued before renew within the window.
 CREATE TABLE renewal_orders (
     id TEXT PRIMARY KEY NOT NULL,
+    -- JSON, as src/ca/renewal_info/selector.rs has it.
     selector TEXT NOT NULL,
     explanation TEXT NOT NULL,
     actor TEXT NOT NULL,
     window_start INTEGER NOT NULL,
     window_end INTEGER NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    -- When the last certificate that it is for ends.
+    expires_at INTEGER NOT NULL,
+    cancelled_at INTEGER
 );
 
 CREATE INDEX renewal_orders_by_creation ON renewal_orders (created_at);

@@ -41,7 +41,8 @@ pub(super) async fn serve(
             }
         },
     };
-    let peer = Peer { address, certificate: peer_certificate(&stream) };
+    let closing = cancel.child_token();
+    let peer = Peer { address, certificate: peer_certificate(&stream), closing: closing.clone() };
     let service = service_fn(move |request| answer(router.clone(), peer.clone(), deadlines.request, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -58,6 +59,7 @@ pub(super) async fn serve(
     let ended = if let Some(ended) = ended {
         ended
     } else {
+        closing.cancel();
         connection.as_mut().graceful_shutdown();
         let Ok(ended) = tokio::time::timeout(deadlines.request, connection).await else { return };
         ended

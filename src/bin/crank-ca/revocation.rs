@@ -1,0 +1,92 @@
+//! Owns the commands by which an operator revokes certificates and orders renewals, beside a serving CA.
+
+use std::sync::Arc;
+
+use crank_agent::ca::{
+    RenewalOrder, RenewalOrders, RevocationError, Revocations, RevokedCertificate, Selector, reason_name,
+};
+use crank_agent::clock::{Clock, SystemClock};
+use crank_agent::policy::DefaultPolicy;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::arguments::{Revoke, Rotate, Rotation};
+use crate::failure::{CONFIGURATION, Failure};
+use crate::say;
+
+/// `crank-ca revoke`.
+pub(crate) async fn revoke(revoke: Revoke) -> Result<(), Failure> {
+    let (data_dir, database) = revoke.place.resolve()?;
+    let policy = Box::new(DefaultPolicy::default());
+    let revocations = Revocations::open(&data_dir, &database, policy, Arc::new(SystemClock)).await?;
+    let revoked = match (&revoke.serial, &revoke.worker) {
+        (Some(serial), _) => revocations.revoke_certificate(serial, revoke.reason).await.map(|one| vec![one]),
+        (None, Some(worker)) => revocations.revoke_worker(worker, revoke.reason).await,
+        (None, None) => Err(RevocationError::UnknownSerial),
+    };
+    revocations.close().await;
+    let line = |revoked: &RevokedCertificate| {
+        format!("revoked {} at {} ({})\n", revoked.serial, text(revoked.revoked_at), reason_name(revoked.reason))
+    };
+    say(&revoked?.iter().map(line).collect::<String>())
+}
+
+/// `crank-ca rotate`.
+pub(crate) async fn rotate(rotate: Rotate) -> Result<(), Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (data_dir, database) = rotate.place.resolve()?;
+    let orders = RenewalOrders::open(&data_dir, &database, Arc::clone(&clock)).await?;
+    let said = answer(&orders, rotate.rotation, clock.now().wall).await;
+    orders.close().await;
+    say(&said?)
+}
+
+async fn answer(orders: &RenewalOrders, rotation: Rotation, now: OffsetDateTime) -> Result<String, Failure> {
+    if rotation.list {
+        return Ok(table(&orders.list().await?, now));
+    }
+    if let Some(id) = &rotation.cancel {
+        if orders.cancel(id).await? {
+            return Ok("cancelled\n".to_owned());
+        }
+        let message = "there is no order in force with this id: see `crank-ca rotate --list`".to_owned();
+        return Err(Failure { code: CONFIGURATION, message });
+    }
+    let selector = if rotation.all {
+        Selector::default()
+    } else {
+        let bad = |error| Failure::new(CONFIGURATION, &error);
+        Selector::matching(&rotation.conditions).map_err(bad)?
+    };
+    // The arguments demand both.
+    let (within, explanation) = (rotation.within.unwrap_or_default(), rotation.explanation.unwrap_or_default());
+    let placed = orders.place(selector, rotation.start, within, &explanation).await?;
+    let plural = if placed.certificates == 1 { "" } else { "s" };
+    Ok(format!(
+        "order {}: {} certificate{plural} to renew from {} to {}\n",
+        placed.order.id,
+        placed.certificates,
+        text(placed.order.start),
+        text(placed.order.end),
+    ))
+}
+
+fn table(orders: &[RenewalOrder], now: OffsetDateTime) -> String {
+    let head = format!("{:<22}{:<11}{:<22}{:<22}{:<32}{}\n", "ID", "STATE", "FROM", "TO", "FOR", "EXPLANATION");
+    let rows = orders.iter().map(|order| {
+        let state = match order {
+            order if order.cancelled_at.is_some() => "cancelled",
+            order if order.expires_at <= now => "over",
+            _ => "in force",
+        };
+        let selector = order.selector.to_string();
+        let (from, to) = (text(order.start), text(order.end));
+        format!("{:<22}{state:<11}{from:<22}{to:<22}{selector:<31} {}\n", order.id, order.explanation)
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// RFC 3339, whole seconds.
+fn text(time: OffsetDateTime) -> String {
+    time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
+}
