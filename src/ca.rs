@@ -1,6 +1,6 @@
 //! Owns the certificate authority: who may have a certificate, with what names, and the record of every one.
 //!
-//! The way of one request: `http` reads it under limits and deadlines, `enrolment` finds out who asks (a join
+//! Requests come as JSON or as EST (`est`). The way of one request: `http` reads it under limits and deadlines, `enrolment` finds out who asks (a join
 //! token, or the certificate of an earlier enrolment) and what that one may have, `request` takes the public key
 //! and the names asked for out of the CSR, [`policy`](crate::policy) decides, `state` records the serial, `sign`
 //! signs, reads back and compares, `state` records the certificate and uses up the token in one transaction, and
@@ -20,6 +20,7 @@ mod authority;
 mod config;
 mod crl;
 mod enrolment;
+mod est;
 mod http;
 mod manager;
 mod renewal_info;

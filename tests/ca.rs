@@ -4,6 +4,8 @@
 
 #[path = "ca/credentials.rs"]
 mod credentials;
+#[path = "ca/est.rs"]
+mod est;
 #[path = "ca/foreign.rs"]
 mod foreign;
 #[path = "ca/harness.rs"]

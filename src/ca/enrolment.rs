@@ -17,6 +17,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::authority::Authority;
+use super::est::{self, EstOperation};
 use super::manager::CertificateAuthorityManager;
 use super::request::{self, KeyRequest};
 use super::sign::{CertifiableKey, LeafPlan, Serial, SignError, Subject, sign};
@@ -127,7 +128,34 @@ impl CertificateAuthorityManager {
             let requester = self.authenticate(credentials, &mut audit).await?;
             let body: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
             authorise::check_worker(&requester, &body.service_name)?;
-            self.issue(&requester, &body.csr, context, &mut audit).await
+            self.issue(&requester, request::parse(&body.csr)?, context, &mut audit).await
+        };
+        let result = result.await;
+        audit.end(&result);
+        result
+    }
+
+    /// Answers the body of an enrolment by EST, whose size has been limited; `claimed` is the worker id that came with
+    /// the credential.
+    pub(crate) async fn enrol_by_est(
+        &self,
+        operation: EstOperation,
+        credentials: Credentials,
+        claimed: Option<&str>,
+        body: &[u8],
+        context: &Context,
+    ) -> Result<IssuedCertificate, EnrolmentError> {
+        let mut audit = Audit::begin(context);
+        let result = async {
+            let requester = self.authenticate(credentials, &mut audit).await?;
+            if let Some(claimed) = claimed {
+                authorise::check_worker(&requester, claimed)?;
+            }
+            let request = request::parse_der(&est::decode(body)?)?;
+            if operation == EstOperation::Reenroll {
+                authorise::check_same_names(&requester, request.names.as_ref())?;
+            }
+            self.issue(&requester, request, context, &mut audit).await
         };
         let result = result.await;
         audit.end(&result);
@@ -143,7 +171,7 @@ impl CertificateAuthorityManager {
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
         audit.shown(&requester.worker_id, &requester.credential);
-        let result = self.issue(requester, csr_pem, context, &mut audit).await;
+        let result = async { self.issue(requester, request::parse(csr_pem)?, context, &mut audit).await }.await;
         audit.end(&result);
         result
     }
@@ -176,11 +204,11 @@ impl CertificateAuthorityManager {
     async fn issue(
         &self,
         requester: &Requester,
-        csr_pem: &str,
+        request: KeyRequest,
         context: &Context,
         audit: &mut Audit<'_>,
     ) -> Result<IssuedCertificate, EnrolmentError> {
-        let KeyRequest { key, common_name, names } = request::parse(csr_pem)?;
+        let KeyRequest { key, common_name, names } = request;
         let authority = self.authority();
         if authority.owns_key(&key.digest()) {
             return Err(EnrolmentError::KeyOfAnother);

@@ -1,6 +1,7 @@
 //! Owns the HTTP interface: the table of routes, the limits of a request, and the form of every answer.
 
 mod answers;
+mod est;
 mod problem;
 mod revocation;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
@@ -19,7 +21,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
-use super::enrolment::{Context, Credentials};
+use super::enrolment::{Context, Credentials, EnrolmentError, IssuedCertificate};
+use super::est::EstOperation;
 use super::manager::CertificateAuthorityManager;
 use super::renewal_info::preferred_wait;
 use super::token::TokenSecret;
@@ -41,7 +44,7 @@ pub struct Route {
 }
 
 /// Every route. There is none beside them.
-pub const ROUTES: [Route; 11] = [
+pub const ROUTES: [Route; 16] = [
     Route { method: "GET", path: "/health", action: Action::Health },
     Route { method: "GET", path: crate::wire::ROOT_PATH, action: Action::Root },
     Route { method: "GET", path: "/ca/crl", action: Action::Crl },
@@ -53,6 +56,11 @@ pub const ROUTES: [Route; 11] = [
     Route { method: "POST", path: "/certificates/platform", action: Action::Gone },
     Route { method: "POST", path: "/certificates/server", action: Action::Gone },
     Route { method: "POST", path: "/certificates/client", action: Action::Gone },
+    Route { method: "GET", path: "/.well-known/est/cacerts", action: Action::EstRoots },
+    Route { method: "GET", path: "/.well-known/est/csrattrs", action: Action::EstAttributes },
+    Route { method: "POST", path: "/.well-known/est/simpleenroll", action: Action::Est(EstOperation::Enroll) },
+    Route { method: "POST", path: "/.well-known/est/simplereenroll", action: Action::Est(EstOperation::Reenroll) },
+    Route { method: "POST", path: "/.well-known/est/serverkeygen", action: Action::EstKeys },
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +74,10 @@ enum Action {
     Status,
     Config,
     Gone,
+    EstRoots,
+    EstAttributes,
+    Est(EstOperation),
+    EstKeys,
 }
 
 /// Who is at the other end of a connection.
@@ -152,6 +164,14 @@ async fn dispatch(action: Action, manager: Arc<CertificateAuthorityManager>, req
         Action::Crl => revocation::crl(&manager, &request),
         Action::Revoke => revocation::revoke(&manager, request).await,
         Action::RenewalInfo => revocation::renewal_info(&manager, request).await,
+        Action::EstRoots => Ok(est::roots(&manager)),
+        Action::EstAttributes => Ok(est::attributes()),
+        Action::Est(operation) => est::enrol(&manager, operation, request).await,
+        Action::EstKeys => Err(Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "the CA makes no private keys: make a key and a CSR where the worker runs, and send the CSR to \
+             POST /.well-known/est/simpleenroll",
+        )),
         Action::Gone => Err(Problem::new(
             StatusCode::GONE,
             "the CA makes no private keys: make a key and a CSR where the worker runs, and send the CSR to \
@@ -163,19 +183,34 @@ async fn dispatch(action: Action, manager: Arc<CertificateAuthorityManager>, req
 
 async fn enrol(manager: &CertificateAuthorityManager, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let (Some(context), Some(peer)) = (parts.extensions.get::<Context>(), parts.extensions.get::<Peer>()) else {
-        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request lost its context"));
-    };
+    let (context, peer) = parts_of(&parts)?;
     let body = read_limited(&parts.headers, body).await?;
     let credentials = credentials(&parts.headers, peer);
-    let issued = manager.enrol(credentials, &body, context).await.map_err(|error| {
+    let issued = manager.enrol(credentials, &body, context).await;
+    answers::issued(manager, certificate_issued(issued, context)?)
+}
+
+/// What [`answer`] gave the request.
+fn parts_of(parts: &Parts) -> Result<(&Context, &Peer), Problem> {
+    let both = (parts.extensions.get::<Context>(), parts.extensions.get::<Peer>());
+    let (Some(context), Some(peer)) = both else {
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request lost its context"));
+    };
+    Ok((context, peer))
+}
+
+/// A failure of ours goes to the log with its causes, before the client is told less.
+fn certificate_issued(
+    issued: Result<IssuedCertificate, EnrolmentError>,
+    context: &Context,
+) -> Result<IssuedCertificate, Problem> {
+    issued.map_err(|error| {
         if error.is_internal() {
             let causes: &dyn std::error::Error = &error;
             tracing::error!(error = causes, correlation_id = context.correlation_id, "cannot issue a certificate");
         }
         Problem::from(&error)
-    })?;
-    answers::issued(manager, issued)
+    })
 }
 
 /// Reads the body, however long it says it is, no further than [`REQUEST_LIMIT`].
@@ -198,13 +233,16 @@ fn credentials(headers: &HeaderMap, peer: &Peer) -> Credentials {
     let Some(value) = values.next() else {
         return peer.certificate.clone().map_or(Credentials::None, Credentials::Certificate);
     };
-    let bearer = value.to_str().ok().and_then(|text| text.split_once(' '));
-    match bearer {
-        Some((scheme, token)) if values.next().is_none() && scheme.eq_ignore_ascii_case("bearer") => {
-            TokenSecret::from_client(token.trim()).map_or(Credentials::ForeignToken, Credentials::Token)
-        }
+    let pair = value.to_str().ok().and_then(|text| text.split_once(' '));
+    match pair {
+        Some((scheme, token)) if values.next().is_none() && scheme.eq_ignore_ascii_case("bearer") => bearer(token),
         _ => Credentials::Malformed,
     }
+}
+
+/// A token, whatever the scheme it came by.
+fn bearer(token: &str) -> Credentials {
+    TokenSecret::from_client(token.trim()).map_or(Credentials::ForeignToken, Credentials::Token)
 }
 
 fn correlation_id(request: &Request) -> String {

@@ -76,7 +76,12 @@ pub(crate) fn parse(pem: &str) -> Result<KeyRequest, CsrRefusal> {
         (Some(Ok(_)), Some(_)) => return Err(CsrRefusal::Malformed("expected one PEM block, found more")),
         _ => return Err(CsrRefusal::Malformed("expected one PEM block `CERTIFICATE REQUEST`")),
     };
-    let (rest, request) = X509CertificationRequest::from_der(&der)
+    parse_der(&der)
+}
+
+/// Reads the DER of a CSR. Its size must have been limited before.
+pub(crate) fn parse_der(der: &[u8]) -> Result<KeyRequest, CsrRefusal> {
+    let (rest, request) = X509CertificationRequest::from_der(der)
         .map_err(|_| CsrRefusal::Malformed("expected the DER of a PKCS#10 request"))?;
     if !rest.is_empty() {
         return Err(CsrRefusal::Malformed("found bytes after its end"));

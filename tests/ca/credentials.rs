@@ -42,18 +42,28 @@ async fn no_route_issues_anything_without_a_credential() {
     let ca = TestCa::start().await;
     let client = ca.client();
     let (_, csr) = key_and_csr(&identity("streaming", &[]));
-    let body = json!({ "csr": csr, "service_name": "streaming" }).to_string();
+    let json = json!({ "csr": csr, "service_name": "streaming" }).to_string();
+    let base64 = csr.lines().filter(|line| !line.starts_with('-')).collect::<String>();
     for route in ROUTES {
         let path = route.path.replace("{serial}", "01:02");
-        let open = matches!(path.as_str(), "/health" | "/ca/certificate" | "/provider/status" | "/provider/config");
+        let est = path.starts_with("/.well-known/est/");
+        let (media_type, body) = if est { ("application/pkcs10", &base64) } else { ("application/json", &json) };
+        let open = ["/health", "/ca/certificate", "/provider/status", "/provider/config", "/.well-known/est/cacerts"];
+        let open = open.contains(&path.as_str());
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "ENROL"] {
             for token in [None, Some("crank_unknown")] {
                 let named = Method::from_bytes(method.as_bytes()).unwrap();
-                let reply = ca.send(&client, named, &path, token, body.clone()).await.unwrap();
-                let text = reply.body.to_string();
-                assert!(reply.body.get("certificate").is_none(), "{method} {path}: {text}");
+                let mut request = client.request(named, ca.url(&path)).header("content-type", media_type);
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                let response = request.body(body.clone()).send().await.unwrap();
+                let status = response.status().as_u16();
+                let text = response.text().await.unwrap();
+                assert!(!text.contains("\"certificate\""), "{method} {path}: {text}");
                 assert!(!text.contains("PRIVATE KEY"), "{method} {path}: {text}");
-                assert_eq!(reply.status == 200, open && matches!(method, "GET" | "HEAD"), "{method} {path}: {text}");
+                assert_eq!(status == 200, open && matches!(method, "GET" | "HEAD"), "{method} {path}: {text}");
+                assert_ne!(status, 415, "{method} {path}: it was not asked for a credential");
             }
         }
     }

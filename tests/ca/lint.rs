@@ -141,8 +141,9 @@ pub(crate) fn pkilint(command: &str, arguments: &[&str], files: &[&Path]) -> BTr
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let report: Value =
-        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+    let report = serde_json::from_str::<Value>(&text);
+    assert!(report.is_ok(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let report = report.unwrap();
     let results = report["results"].as_array().unwrap();
     let findings = results.iter().flat_map(|result| result["finding_descriptions"].as_array().unwrap());
     findings.map(|finding| finding["code"].as_str().unwrap().to_owned()).collect()

@@ -49,6 +49,7 @@ async fn every_route_answers_what_it_does_not_take_with_a_problem() {
             let kind = match response.status().as_u16() {
                 410 => "gone",
                 413 => "too_large",
+                415 => "unsupported_media_type",
                 501 => "not_implemented",
                 status => panic!("{path}: {status}"),
             };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{EnrolmentError, Requester};
+use super::{Credential, EnrolmentError, Requester};
 use crate::ca::request::RequestedNames;
 use crate::identity::{DnsName, SpiffeId, SubjectAltName};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
@@ -16,6 +16,22 @@ pub(super) fn check_worker(requester: &Requester, service_name: &str) -> Result<
         own: requester.worker_id.to_string(),
         asked: printable(service_name, FOREIGN_TEXT_LIMIT),
     })
+}
+
+/// A re-enrolment keeps the names of the certificate that it is asked for with (RFC 7030, section 4.2.2). With another
+/// credential, or where the CSR names nothing, there is nothing to compare.
+pub(super) fn check_same_names(requester: &Requester, asked: Option<&RequestedNames>) -> Result<(), EnrolmentError> {
+    let Some(asked) = asked else { return Ok(()) };
+    let current = &requester.default_names;
+    if !matches!(requester.credential, Credential::Certificate(_)) || !asked.names.is_subset(current) {
+        // Names beyond those permitted are refused later, each told.
+        return Ok(());
+    }
+    if asked.names == *current {
+        return Ok(());
+    }
+    let missing: Vec<String> = current.difference(&asked.names).map(ToString::to_string).collect();
+    Err(EnrolmentError::NamesMissing { names: printable(&missing.join(", "), FOREIGN_TEXT_LIMIT) })
 }
 
 /// The names of the certificate: those asked for, all permitted; or the default ones where the CSR does not say.
@@ -61,7 +77,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ca::enrolment::Credential;
     use crate::identity::{RequestedIdentity, TrustDomain, WorkerId};
 
     fn requester(further: &[&str]) -> Requester {

@@ -58,6 +58,12 @@ pub enum EnrolmentError {
         /// Those names; printable.
         names: String,
     },
+    /// A re-enrolment that leaves out names of the current certificate.
+    #[error("a re-enrolment keeps the names of the current certificate: the CSR lacks {names}")]
+    NamesMissing {
+        /// Those names; printable.
+        names: String,
+    },
     /// The CSR itself.
     #[error(transparent)]
     Csr(#[from] CsrRefusal),
@@ -101,6 +107,7 @@ impl EnrolmentError {
             Self::Body => "body",
             Self::OtherWorker { .. } => "other_worker",
             Self::NamesNotPermitted { .. } => "names_not_permitted",
+            Self::NamesMissing { .. } => "names_missing",
             Self::Csr(refusal) => refusal.kind(),
             Self::KeyOfAnother => "key_of_another",
             Self::Denied(_) => "policy_denied",

@@ -22,7 +22,7 @@ pub struct ProblemType {
 
 /// Every problem that the CA answers with: first those that tell no more than their status, then those of a request
 /// for a certificate, then those of a revocation.
-pub const PROBLEM_TYPES: [ProblemType; 33] = [
+pub const PROBLEM_TYPES: [ProblemType; 34] = [
     problem("malformed", 400, "The request is malformed"),
     problem("unauthenticated", 401, "The request needs a credential"),
     problem("forbidden", 403, "The credential does not permit it"),
@@ -52,6 +52,7 @@ pub const PROBLEM_TYPES: [ProblemType; 33] = [
     problem("csr_asks", 403, "The CSR asks for what no worker may have"),
     problem("other_worker", 403, "The credential is for another worker"),
     problem("names_not_permitted", 403, "The credential does not permit these names"),
+    problem("names_missing", 403, "A re-enrolment keeps all names"),
     problem("key_of_another", 403, "The key belongs to somebody else"),
     problem("policy_denied", 403, "The policy denies it"),
     problem("unknown_serial", 404, "There is no such certificate"),
@@ -69,13 +70,20 @@ pub(super) struct Problem {
     known: Option<ProblemType>,
     detail: String,
     decision_id: String,
+    /// Whether a client may come back with HTTP Basic.
+    basic: bool,
 }
 
 impl Problem {
     /// An error that its status tells enough of, with what is wrong with this request.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let known = PROBLEM_TYPES.into_iter().find(|problem| problem.status == status.as_u16());
-        Self { status, known, detail: detail.into(), decision_id: String::new() }
+        Self { status, known, detail: detail.into(), decision_id: String::new(), basic: false }
+    }
+
+    /// The same, to a client that knows HTTP Basic rather than bearer tokens.
+    pub(super) fn with_basic(self) -> Self {
+        Self { basic: true, ..self }
     }
 
     /// The same, of a kind of its own where there is one in the table.
@@ -105,6 +113,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"crank-ca\""));
+            if self.basic {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"crank-ca\""));
+            }
         }
         response
     }
@@ -128,6 +139,7 @@ impl From<&EnrolmentError> for Problem {
             }
             E::OtherWorker { .. }
             | E::NamesNotPermitted { .. }
+            | E::NamesMissing { .. }
             | E::Csr(CsrRefusal::Asks(_))
             | E::KeyOfAnother
             | E::Denied(_) => StatusCode::FORBIDDEN,

@@ -47,7 +47,9 @@ impl ServerCertificate {
 
     /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify ends the handshake.
     pub(super) fn tls_config(self: &Arc<Self>) -> Result<ServerConfig, CaError> {
-        let roots = [self.manager.authority().root().clone()];
+        // The intermediate too, for workers that show their leaf alone: EST gives them no more.
+        let authority = self.manager.authority();
+        let roots = [authority.root().clone(), authority.issuer().clone()];
         let certificate = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
         server_config(certificate, Some(&roots), Arc::clone(&self.manager.clock)).map_err(CaError::Tls)
     }
