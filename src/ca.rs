@@ -33,6 +33,7 @@ mod token;
 
 use std::net::SocketAddr;
 
+use crate::policy::PolicySetupError;
 use crate::tls::TlsError;
 
 pub use admin::Admins;
@@ -79,6 +80,9 @@ pub enum CaError {
     /// Its own server certificate.
     #[error("cannot issue the CA's own server certificate")]
     ServerCertificate(#[source] EnrolmentError),
+    /// What narrows the default rules.
+    #[error(transparent)]
+    Policy(#[from] PolicySetupError),
     /// The TLS library refuses keys or certificates.
     #[error("cannot set up TLS")]
     Tls(#[source] TlsError),
@@ -106,6 +110,7 @@ impl CaError {
             Self::Crl(error) => error.kind(),
             Self::Setting { .. } | Self::Settings(_) => "ca_setting",
             Self::ServerCertificate(_) => "ca_server_certificate",
+            Self::Policy(error) => error.kind(),
             Self::Tls(_) => "ca_tls",
             Self::Listen { .. } => "ca_listen",
             Self::Task(_) => "ca_task",

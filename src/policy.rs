@@ -1,7 +1,7 @@
 //! Owns the four policy hooks: what is asked, the decision that comes back, and the rule that no decision is a denial.
 //!
-//! The default rules are code. With the feature `ca` they can be narrowed by Rego, in this process ([`rego`]) or by an
-//! OPA, both asked with the same [`Input`].
+//! The default rules are code. With the feature `ca` they can be narrowed by Rego, in this process or by an OPA, both
+//! asked with the same [`Input`].
 
 #[cfg(feature = "ca")]
 mod answer;
@@ -10,7 +10,11 @@ pub mod default;
 mod engine;
 pub mod input;
 #[cfg(feature = "ca")]
+pub mod opa;
+#[cfg(feature = "ca")]
 pub mod rego;
+#[cfg(feature = "ca")]
+pub mod settings;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,6 +32,8 @@ use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 
 pub use default::DefaultPolicy;
 pub use input::{Hook, Input};
+#[cfg(feature = "ca")]
+pub use settings::{PolicyConfig, PolicyProblem, PolicySettings, PolicySetupError};
 
 /// The policy hooks. An error is a denial: callers never go on without a decision. A policy narrows what the core
 /// permits, it can't widen it: names and key types have been checked before a hook is asked.
@@ -136,7 +142,7 @@ impl fmt::Display for Actor {
 }
 
 /// Which rules are in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyStatus {
     /// `default`, `rego` or `opa`.
     pub engine: &'static str,
@@ -144,7 +150,6 @@ pub struct PolicyStatus {
     pub revision: Option<String>,
     /// Why the newest set on disk is not in force, or why the engine gave no answer when last asked; printable. For the
     /// CA's operator alone.
-    #[serde(skip)]
     pub problem: Option<String>,
 }
 

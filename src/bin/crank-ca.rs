@@ -4,6 +4,8 @@
 mod arguments;
 #[path = "crank-ca/failure.rs"]
 mod failure;
+#[path = "crank-ca/policy.rs"]
+mod policy;
 #[path = "crank-ca/revocation.rs"]
 mod revocation;
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
             Command::Token(token) => manage_tokens(token).await,
             Command::Revoke(revoke) => revocation::revoke(revoke).await,
             Command::Rotate(rotate) => revocation::rotate(rotate).await,
+            Command::Policy(policy) => policy::run(policy),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "crank-ca", &mut script);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::config::Environment;
 use crate::identity::SubjectAltName;
+use crate::policy::PolicyConfig;
 
 use super::revocation::RevocationConfig;
 use super::state::Database;
@@ -41,6 +42,8 @@ pub struct CaConfig {
     pub deadlines: Deadlines,
     /// How long the record keeps what is over.
     pub retention: Duration,
+    /// What narrows the default rules.
+    pub policy: PolicyConfig,
     /// CRLs, admins, and who waits for news.
     pub revocation: RevocationConfig,
 }
@@ -86,6 +89,7 @@ impl CaConfig {
             max_connections: 1024,
             deadlines: Deadlines::default(),
             retention: DEFAULT_RETENTION,
+            policy: PolicyConfig::Default,
             revocation: RevocationConfig::default(),
         }
     }

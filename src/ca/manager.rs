@@ -18,8 +18,7 @@ use super::{CaError, request};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Environment;
 use crate::identity::{RequestedIdentity, SubjectAltName, TrustDomain};
-use crate::policy::Actor;
-use crate::policy::{Policy, RevocationReason};
+use crate::policy::{Actor, Policy, PolicyStatus, RevocationReason};
 use crate::printable::error_chain;
 
 /// A CA: makes its own root once, then signs certificates for workers and keeps the record of them.
@@ -177,6 +176,12 @@ impl CertificateAuthorityManager {
     #[must_use]
     pub fn tokens(&self) -> Tokens {
         Tokens::new(self.state.clone(), Arc::clone(&self.clock))
+    }
+
+    /// Which policy rules are in force.
+    #[must_use]
+    pub fn policy_status(&self) -> PolicyStatus {
+        self.policy.status()
     }
 
     /// How many certificates have been issued to workers.

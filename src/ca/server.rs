@@ -72,7 +72,7 @@ impl Server {
         let mut manager = CertificateAuthorityManager::open(
             &config.data_dir,
             &config.database,
-            Box::new(policy),
+            config.policy.build(policy, config.environment, Arc::clone(&clock))?,
             config.environment,
             Arc::clone(&clock),
         )

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::failure::{CONFIGURATION, Failure};
+use super::policy::Policy;
 
 #[derive(Debug, Parser)]
 #[command(name = "crank-ca", version, about = "The certificate authority of a Crank mesh", after_help = EXAMPLES)]
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     Revoke(Revoke),
     /// Order agents to renew before they would by themselves, spread over a time
     Rotate(Rotate),
+    /// Try policy rules without a CA
+    #[command(subcommand)]
+    Policy(Policy),
     /// Print shell completions
     Completions {
         /// The shell to print for
@@ -270,10 +274,11 @@ Examples:
   crank-ca revoke --data-dir /var/lib/crank-ca --worker streaming --reason keyCompromise
   crank-ca rotate --data-dir /var/lib/crank-ca --match worker=payments-* --within 1h --explanation maintenance
   crank-ca rotate --data-dir /var/lib/crank-ca --list
+  crank-ca policy test --directory /etc/crank-ca/policy --cases cases.yaml
   crank-ca completions bash > /etc/bash_completion.d/crank-ca
 
 Exit codes:
-  0 done; 2 usage; 69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";
+  0 done; 1 a test of a policy failed; 2 usage; 69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";
 
 #[cfg(test)]
 mod tests {

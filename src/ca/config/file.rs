@@ -15,6 +15,7 @@ use crate::ca::state::{Database, PostgresServer, StateError};
 use crate::config::Environment;
 use crate::duration::format_duration;
 use crate::identity::SubjectAltName;
+use crate::policy::PolicySettings;
 use crate::policy::default::{LONGEST_LIFETIME, SHORTEST_LIFETIME};
 use crate::printable::{error_chain, printable};
 
@@ -44,6 +45,8 @@ pub struct CaFile {
     pub admin: AdminSection,
     /// `[renewal]`.
     pub renewal: RenewalSection,
+    /// `[policy]`.
+    pub policy: PolicySettings,
 }
 
 /// `[database]`: a `PostgreSQL` server instead of a file in the data directory.
@@ -123,6 +126,10 @@ impl CaFile {
                 problem("max_connections", Some(max_connections.to_string()), "expected at least 1");
             }
             config.max_connections = max_connections;
+        }
+        match self.policy.resolve() {
+            Ok(policy) => config.policy = policy,
+            Err(found) => found.into_iter().for_each(|found| problem(found.key, found.value, found.expected)),
         }
         config.environment = self.environment.unwrap_or_default();
         let sections = (self.crl, self.admin, self.renewal);

@@ -41,7 +41,11 @@ impl fmt::Display for CaConfig {
         if let Some(url) = explanation_url {
             writeln!(f, "explanation_url = {}", quoted(url))?;
         }
-        Ok(())
+        let policy = self.policy.settings();
+        if !policy.is_empty() {
+            writeln!(f, "\n[policy]")?;
+        }
+        policy.iter().try_for_each(|(key, value)| writeln!(f, "{key} = {}", quoted(value)))
     }
 }
 

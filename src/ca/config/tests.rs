@@ -23,7 +23,7 @@ fn every_key_is_taken() {
     let config = resolve(
         "data_dir = '/d'\nlisten = '[::1]:1'\nnames = ['ca', '10.0.0.7']\nlifetime = '2m'\nenvironment = 'development'\n\
          max_connections = 5\nretention = '30d'\n[database]\nurl = 'postgres:///crank?host=/run/postgresql'\n\
-         max_connections = 3\n",
+         max_connections = 3\n[policy]\nengine = 'rego'\ndirectory = '/p'\n",
     )
     .unwrap();
     assert_eq!(config.listen, "[::1]:1".parse().unwrap());
@@ -39,7 +39,7 @@ fn every_key_is_taken() {
 fn all_problems_are_told_at_once() {
     let report = resolve(
         "names = []\nlifetime = '1s'\nmax_connections = 0\nretention = '1h'\n[database]\n\
-         url = 'postgres://db.example/crank'\nmax_connections = 1\n",
+         url = 'postgres://db.example/crank'\nmax_connections = 1\n[policy]\nengine = 'rego'\n",
     )
     .unwrap_err();
     let mut keys: Vec<&str> = report.problems.iter().map(|problem| problem.key.as_str()).collect();
@@ -51,6 +51,7 @@ fn all_problems_are_told_at_once() {
         "lifetime",
         "max_connections",
         "names",
+        "policy.directory",
         "retention",
     ];
     assert_eq!(keys, expected);

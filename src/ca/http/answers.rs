@@ -51,10 +51,13 @@ pub(super) fn issued(manager: &CertificateAuthorityManager, issued: IssuedCertif
 
 /// `GET /provider/status`.
 pub(super) async fn status(manager: &CertificateAuthorityManager) -> Result<Response, Problem> {
+    let policy = manager.policy_status();
     let body = json!({
         "provider": provider(),
         "status": if is_healthy(manager).await { "available" } else { "unavailable" },
-        "capabilities": ["csr", "renewal-by-mtls", "revocation", "crl", "renewal-info"],
+        "capabilities": ["csr", "renewal-by-mtls", "revocation", "crl", "renewal-info", "est"],
+        // What is wrong with the newest rules is for the log.
+        "policy": { "engine": policy.engine, "revision": policy.revision, "current": policy.problem.is_none() },
         "root_not_after": text(manager.certificate().root_not_after),
         "issuer_not_after": text(manager.certificate().issuer_not_after),
     });
