@@ -113,6 +113,7 @@ pub mod policy;
 pub mod printable;
 pub mod schedule;
 pub mod serve;
+mod slots;
 pub mod status;
 pub mod store;
 pub mod tasks;

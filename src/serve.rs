@@ -16,7 +16,6 @@ mod access;
 mod connection;
 mod http;
 mod listener;
-mod slots;
 mod tls;
 
 use std::fmt::Debug;

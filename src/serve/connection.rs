@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::ClientNames;
 use super::http::{Answer, Client, Site};
-use super::slots::{Activity, Slot, Slots};
+use crate::slots::{Activity, Slot, Slots};
 
 /// An accepted connection, before its handshake.
 #[derive(Debug)]

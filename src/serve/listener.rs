@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::http::Site;
-use super::slots::Slots;
 use super::tls::HotConfig;
 use super::{ServeError, Sources};
+use crate::slots::Slots;
 
 /// The TLS listener, bound and not yet running.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A fixed number of slots for connections.
 #[derive(Debug, Clone)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     free: Arc<Semaphore>,
     taken: Arc<Mutex<Taken>>,
 }
@@ -23,7 +23,7 @@ struct Taken {
 
 /// The right to one connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     id: u64,
     activity: Arc<Activity>,
     slots: Slots,
@@ -32,7 +32,7 @@ pub(super) struct Slot {
 
 /// What one connection is doing.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     state: Mutex<State>,
     evicted: CancellationToken,
 }
@@ -45,12 +45,12 @@ struct State {
 }
 
 impl Slots {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { free: Arc::new(Semaphore::new(limit)), taken: Arc::default() }
     }
 
     /// Waits for a slot. When all are taken, the connection that has been idle longest is asked to leave.
-    pub(super) async fn take(&self) -> Slot {
+    pub(crate) async fn take(&self) -> Slot {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 break permit;
@@ -74,7 +74,7 @@ impl Slots {
     }
 
     /// Whether all slots are taken.
-    pub(super) fn full(&self) -> bool {
+    pub(crate) fn full(&self) -> bool {
         self.free.available_permits() == 0
     }
 
@@ -91,17 +91,17 @@ impl Slots {
 }
 
 impl Slot {
-    pub(super) fn activity(&self) -> Arc<Activity> {
+    pub(crate) fn activity(&self) -> Arc<Activity> {
         Arc::clone(&self.activity)
     }
 
     /// Ends when the connection must make room for another.
-    pub(super) async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.activity.evicted.cancelled().await;
     }
 
     /// Ends when no request has been begun or answered for `limit`.
-    pub(super) async fn idle_for(&self, limit: Duration) {
+    pub(crate) async fn idle_for(&self, limit: Duration) {
         loop {
             let State { answering, since } = self.activity.state();
             let from = if answering { Instant::now() } else { since };
@@ -121,12 +121,12 @@ impl Drop for Slot {
 
 impl Activity {
     /// A request has arrived.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         *lock(&self.state) = State { answering: true, since: Instant::now() };
     }
 
     /// Its answer is ready.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         *lock(&self.state) = State { answering: false, since: Instant::now() };
     }
 
