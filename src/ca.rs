@@ -1,7 +1,8 @@
 //! Owns the certificate authority: who may have a certificate, with what names, and the record of every one.
 //!
-//! Requests come as JSON or as EST (`est`). The way of one request: `http` reads it under limits and deadlines, `enrolment` finds out who asks (a join
-//! token, or the certificate of an earlier enrolment) and what that one may have, `request` takes the public key
+//! Requests come as JSON or as EST (`est`). The way of one request: `http` reads it under limits and deadlines,
+//! `enrolment` finds out who asks (a join token, a token of a trusted issuer, or the certificate of an earlier
+//! enrolment) and what that one may have, `request` takes the public key
 //! and the names asked for out of the CSR, [`policy`](crate::policy) decides, `state` records the serial, `sign`
 //! signs, reads back and compares, `state` records the certificate and uses up the token in one transaction, and
 //! only then it is sent.
@@ -16,13 +17,17 @@
 //! certificate; the root's key signs nothing but intermediates; several CAs can run in one process.
 
 mod admin;
+mod admission;
+mod anonymous;
 mod authority;
 mod config;
 mod crl;
 mod enrolment;
 mod est;
 mod http;
+mod limits;
 mod manager;
+mod oidc;
 mod renewal_info;
 mod request;
 mod revocation;
@@ -37,12 +42,15 @@ use crate::policy::PolicySetupError;
 use crate::tls::TlsError;
 
 pub use admin::Admins;
+pub use anonymous::{AnonymousRule, AnonymousSettings};
 pub use authority::{AuthorityError, CaCertificate, InitOptions};
 pub use config::{CaConfig, CaConfigReport, CaFile, CaProblem, DEFAULT_RETENTION, Deadlines, SHORTEST_RETENTION, Text};
 pub use crl::{CrlError, DEFAULT_CRL_LIFETIME, LONGEST_CRL_LIFETIME, SHORTEST_CRL_LIFETIME};
 pub use enrolment::{EnrolmentError, IssuedCertificate};
 pub use http::{PROBLEM_PREFIX, PROBLEM_TYPES, ProblemType, ROUTES, Route};
+pub use limits::{Budget, LimitSettings, RequestLimits};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
+pub use oidc::{IssuerKind, IssuerSettings, TokenIssuer, TokenRefusal};
 pub use renewal_info::{OrderError, PlacedOrder, RenewalOrder, RenewalOrders, Selector, SelectorError};
 pub use request::CsrRefusal;
 pub use revocation::{

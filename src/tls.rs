@@ -2,6 +2,8 @@
 //! less.
 
 mod authority;
+#[cfg(feature = "ca")]
+mod lapsed;
 mod server;
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
 
 use authority::{Anchor, Authority};
-pub(crate) use server::server_config;
+pub(crate) use server::{ClientTrust, server_config};
 
 /// What a server's chain has to reach, and what the server must not be.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ mod file;
 mod show;
 mod text;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::config::Environment;
 use crate::identity::SubjectAltName;
 use crate::policy::PolicyConfig;
 
+use super::anonymous::AnonymousRule;
+use super::limits::RequestLimits;
+use super::oidc::TokenIssuer;
 use super::revocation::RevocationConfig;
 use super::state::Database;
 
@@ -36,7 +40,7 @@ pub struct CaConfig {
     pub server_lifetime: Duration,
     /// Development or production; policies may tell them apart.
     pub environment: Environment,
-    /// The most connections at a time. Further ones wait to be accepted.
+    /// The most connections at a time. When there are more, the one that has been idle longest makes room.
     pub max_connections: usize,
     /// How long a client may take.
     pub deadlines: Deadlines,
@@ -46,6 +50,14 @@ pub struct CaConfig {
     pub policy: PolicyConfig,
     /// CRLs, admins, and who waits for news.
     pub revocation: RevocationConfig,
+    /// Whose tokens count beside the CA's own join tokens.
+    pub issuers: Vec<TokenIssuer>,
+    /// Who may ask without any credential: nobody, unless an operator says so.
+    pub anonymous: Vec<AnonymousRule>,
+    /// How long after its end a worker's certificate still serves to renew itself: 0 to 7 days.
+    pub renewal_grace: Duration,
+    /// How often anybody may ask.
+    pub limits: RequestLimits,
 }
 
 /// How long a client may take. Whoever takes longer is cut off.
@@ -75,7 +87,7 @@ impl Default for Deadlines {
 
 impl CaConfig {
     /// The defaults: lives of 365 days for workers and 30 for the server, production, 1,024 connections, a record in
-    /// the data directory that forgets after 400 days.
+    /// the data directory that forgets after 400 days, no tokens of others, no grace, nobody without a credential.
     #[must_use]
     pub fn new(data_dir: PathBuf, listen: SocketAddr, names: Vec<SubjectAltName>) -> Self {
         Self {
@@ -91,6 +103,10 @@ impl CaConfig {
             retention: DEFAULT_RETENTION,
             policy: PolicyConfig::Default,
             revocation: RevocationConfig::default(),
+            issuers: Vec::new(),
+            anonymous: Vec::new(),
+            renewal_grace: Duration::ZERO,
+            limits: RequestLimits::default(),
         }
     }
 }
@@ -120,20 +136,39 @@ impl CaProblem {
         let value = value.map(|value| crate::printable::printable(value, crate::printable::FOREIGN_TEXT_LIMIT));
         Self { key: key.to_owned(), value, expected: expected.into() }
     }
+
+    /// A value of the setting `key` that does not fit what is expected.
+    pub(crate) fn unfit(key: &str, value: impl ToString, expected: impl fmt::Display) -> Self {
+        Self::new(key, Some(&value.to_string()), format!("expected {expected}"))
+    }
+
+    /// The setting `key`, where it is not set.
+    pub(crate) fn missing(key: &str, expected: impl fmt::Display) -> Self {
+        Self::new(key, None, format!("is not set: expected {expected}"))
+    }
+
+    /// The same problem, of a key below `table`.
+    pub(crate) fn below(self, table: &str) -> Self {
+        Self { key: format!("{table}.{}", self.key), ..self }
+    }
+}
+
+impl fmt::Display for CaProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if let Some(value) = &self.value {
+            write!(f, " = {value}")?;
+        }
+        write!(f, ": {}", self.expected)
+    }
 }
 
 fn render(problems: &[CaProblem]) -> String {
     let plural = if problems.len() == 1 { "" } else { "s" };
     let mut text = format!("the configuration has {} problem{plural}:", problems.len());
-    for CaProblem { key, value, expected } in problems {
+    for problem in problems {
         text.push_str("\n  ");
-        text.push_str(key);
-        if let Some(value) = value {
-            text.push_str(" = ");
-            text.push_str(value);
-        }
-        text.push_str(": ");
-        text.push_str(expected);
+        text.push_str(&problem.to_string());
     }
     text
 }

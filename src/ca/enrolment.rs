@@ -93,6 +93,15 @@ pub(crate) enum Credential {
     Token(String),
     /// The certificate of an earlier enrolment, by its serial.
     Certificate(String),
+    /// A token that a trusted issuer has signed.
+    Signed {
+        /// `oidc` or `kubernetes`.
+        kind: &'static str,
+        /// Issuer, subject and id; printable.
+        id: String,
+    },
+    /// Nothing: a rule lets clients at this address do without.
+    Anonymous(String),
     /// A caller in this process.
     Caller,
 }
@@ -103,13 +112,15 @@ impl Credential {
         match self {
             Self::Token(_) => "token",
             Self::Certificate(_) => "certificate",
+            Self::Signed { kind, .. } => kind,
+            Self::Anonymous(_) => "anonymous",
             Self::Caller => "caller",
         }
     }
 
     fn id(&self) -> &str {
         match self {
-            Self::Token(id) | Self::Certificate(id) => id,
+            Self::Token(id) | Self::Certificate(id) | Self::Signed { id, .. } | Self::Anonymous(id) => id,
             Self::Caller => "",
         }
     }
@@ -125,10 +136,15 @@ impl CertificateAuthorityManager {
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
         let result = async {
-            let requester = self.authenticate(credentials, &mut audit).await?;
-            let body: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
-            authorise::check_worker(&requester, &body.service_name)?;
-            self.issue(&requester, request::parse(&body.csr)?, context, &mut audit).await
+            let requester = self.admitted(credentials, body, context, &mut audit).await?;
+            let asked = async {
+                let body: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
+                authorise::check_worker(&requester, &body.service_name)?;
+                self.issue(&requester, request::parse(&body.csr)?, context, &mut audit).await
+            };
+            let issued = asked.await;
+            self.count_failure(&requester, &issued);
+            issued
         };
         let result = result.await;
         audit.end(&result);
@@ -147,19 +163,49 @@ impl CertificateAuthorityManager {
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
         let result = async {
-            let requester = self.authenticate(credentials, &mut audit).await?;
-            if let Some(claimed) = claimed {
-                authorise::check_worker(&requester, claimed)?;
+            // Nobody comes without a credential by this way: there is no body that would say who it is.
+            if matches!(credentials, Credentials::None) {
+                return Err(EnrolmentError::NoCredential);
             }
-            let request = request::parse_der(&est::decode(body)?)?;
-            if operation == EstOperation::Reenroll {
-                authorise::check_same_names(&requester, request.names.as_ref())?;
-            }
-            self.issue(&requester, request, context, &mut audit).await
+            let requester = self.admitted(credentials, &[], context, &mut audit).await?;
+            let asked = async {
+                if let Some(claimed) = claimed {
+                    authorise::check_worker(&requester, claimed)?;
+                }
+                let request = request::parse_der(&est::decode(body)?)?;
+                if operation == EstOperation::Reenroll {
+                    authorise::check_same_names(&requester, request.names.as_ref())?;
+                }
+                self.issue(&requester, request, context, &mut audit).await
+            };
+            let issued = asked.await;
+            self.count_failure(&requester, &issued);
+            issued
         };
         let result = result.await;
         audit.end(&result);
         result
+    }
+
+    /// Who asks, if it may ask now.
+    async fn admitted(
+        &self,
+        credentials: Credentials,
+        body: &[u8],
+        context: &Context,
+        audit: &mut Audit<'_>,
+    ) -> Result<Requester, EnrolmentError> {
+        let requester = self.authenticate(credentials, body, context, audit).await?;
+        let asks = self.admission.limits.worker_asks(&requester.worker_id);
+        asks.map_err(|wait| EnrolmentError::TooMany { seconds: wait.seconds })?;
+        Ok(requester)
+    }
+
+    /// What is refused costs its worker more than what succeeds.
+    fn count_failure(&self, requester: &Requester, issued: &Result<IssuedCertificate, EnrolmentError>) {
+        if issued.as_ref().is_err_and(|error| !error.is_internal()) {
+            self.admission.limits.worker_failed(&requester.worker_id);
+        }
     }
 
     /// Answers a request whose sender the caller vouches for.
@@ -262,7 +308,7 @@ impl CertificateAuthorityManager {
         audit.reserved(&reservation.serial);
         let token = match credential {
             Credential::Token(id) => Some(id.clone()),
-            Credential::Certificate(_) | Credential::Caller => None,
+            _ => None,
         };
         let der = match self.sign_recorded(&authority, &plan, reservation, token).await {
             // Another process that serves this CA was faster.

@@ -19,14 +19,19 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
+use super::Deadlines;
 use super::enrolment::{Context, Credentials, EnrolmentError, IssuedCertificate};
 use super::est::EstOperation;
+use super::limits::{Limits, Source};
 use super::manager::CertificateAuthorityManager;
+use super::oidc::SignedToken;
 use super::renewal_info::preferred_wait;
 use super::token::TokenSecret;
 use crate::events::new_correlation_id;
+use crate::slots::Activity;
 use crate::trace_context::TraceContext;
 use crate::wire::{CORRELATION_HEADER, REQUEST_LIMIT, TRACE_HEADER};
 
@@ -45,7 +50,7 @@ pub struct Route {
 
 /// Every route. There is none beside them.
 pub const ROUTES: [Route; 16] = [
-    Route { method: "GET", path: "/health", action: Action::Health },
+    Route { method: "GET", path: HEALTH_PATH, action: Action::Health },
     Route { method: "GET", path: crate::wire::ROOT_PATH, action: Action::Root },
     Route { method: "GET", path: "/ca/crl", action: Action::Crl },
     Route { method: "POST", path: crate::wire::CSR_PATH, action: Action::Enrol },
@@ -85,14 +90,79 @@ enum Action {
 pub(super) struct Peer {
     /// Its address.
     pub(super) address: SocketAddr,
-    /// Its leaf, verified to our root in the handshake.
-    pub(super) certificate: Option<CertificateDer<'static>>,
+    /// Its leaf.
+    pub(super) certificate: PeerCertificate,
     /// Cancelled when the connection is to end: whoever waits for news is answered.
     pub(super) closing: CancellationToken,
+    /// What its connection is doing. One that is waited for counts as idle, and may have to make room.
+    pub(super) activity: Arc<Activity>,
+}
+
+/// The leaf that a client showed, verified to our root in the handshake.
+#[derive(Debug, Clone)]
+pub(super) enum PeerCertificate {
+    /// It showed none.
+    None,
+    /// A good one.
+    Valid(CertificateDer<'static>),
+    /// One that has expired within the grace. It serves to renew itself, and for nothing else.
+    Lapsed(CertificateDer<'static>),
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Site {
+    router: Router,
+    manager: Arc<CertificateAuthorityManager>,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Site {
+    pub(super) fn new(manager: &Arc<CertificateAuthorityManager>, deadlines: Deadlines) -> Self {
+        Self { router: router(manager), manager: Arc::clone(manager), deadlines }
+    }
+
+    /// How often anybody may ask.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.manager.admission.limits
+    }
+
+    /// Wall time.
+    pub(super) fn now(&self) -> OffsetDateTime {
+        self.manager.clock.now().wall
+    }
+
+    /// Answers one request in time, and counts it for its source.
+    pub(super) async fn answer<B>(self: Arc<Self>, peer: Peer, request: Request<B>) -> Result<Response, Infallible>
+    where
+        B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+    {
+        let (source, activity) = (Source::of(peer.address.ip()), Arc::clone(&peer.activity));
+        // The source of a probe may be that of the whole fleet, and a CA that is taken out of service helps nobody.
+        let may_be_refused = request.uri().path() != HEALTH_PATH;
+        if request.body().is_end_stream() {
+            activity.begin();
+        }
+        let asked = self.limits().source_asks(source);
+        let response = match asked {
+            Err(wait) if may_be_refused => {
+                let text = format!("too many requests from {source}: come back in {} s", wait.seconds);
+                tracing::debug!(%source, "too many requests of this source");
+                let correlation_id = correlation_id_of(request.headers());
+                finished(Problem::too_many(wait.seconds, text).answer(&correlation_id), &correlation_id)
+            }
+            _ => answer(self.router.clone(), peer, self.deadlines.request, request).await,
+        };
+        if response.status().is_client_error() && response.status() != StatusCode::TOO_MANY_REQUESTS {
+            self.limits().source_failed(source);
+        }
+        activity.end();
+        Ok(response)
+    }
 }
 
 /// The router over [`ROUTES`]. Requests must carry a [`Context`] and a [`Peer`], as [`answer`] gives them.
-pub(super) fn router(manager: &Arc<CertificateAuthorityManager>) -> Router {
+fn router(manager: &Arc<CertificateAuthorityManager>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
         let manager = Arc::clone(manager);
@@ -115,14 +185,9 @@ pub(super) fn router(manager: &Arc<CertificateAuthorityManager>) -> Router {
 }
 
 /// Answers one request within `deadline`.
-pub(super) async fn answer<B>(
-    router: Router,
-    peer: Peer,
-    deadline: Duration,
-    request: Request<B>,
-) -> Result<Response, Infallible>
+async fn answer<B>(router: Router, peer: Peer, deadline: Duration, request: Request<B>) -> Response
 where
-    B: http_body_util::BodyExt<Data = Bytes, Error = hyper::Error> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
     let correlation_id = correlation_id_of(&parts.headers);
@@ -136,7 +201,7 @@ where
     parts.extensions.insert(peer);
     let service = hyper_util::service::TowerToHyperService::new(router);
     let work = hyper::service::Service::call(&service, Request::from_parts(parts, Body::new(body)));
-    let mut response = match tokio::time::timeout(deadline, work).await {
+    let response = match tokio::time::timeout(deadline, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => {
@@ -146,11 +211,16 @@ where
             response
         }
     };
-    if let Ok(value) = HeaderValue::from_str(&correlation_id) {
+    finished(response, &correlation_id)
+}
+
+/// What every answer carries.
+fn finished(mut response: Response, correlation_id: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(correlation_id) {
         response.headers_mut().insert(CORRELATION_HEADER, value);
     }
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }
 
 async fn dispatch(action: Action, manager: Arc<CertificateAuthorityManager>, request: Request) -> Response {
@@ -185,7 +255,8 @@ async fn enrol(manager: &CertificateAuthorityManager, request: Request) -> Resul
     let (parts, body) = request.into_parts();
     let (context, peer) = parts_of(&parts)?;
     let body = read_limited(&parts.headers, body).await?;
-    let credentials = credentials(&parts.headers, peer);
+    peer.activity.begin();
+    let credentials = credentials(&parts.headers, &peer.certificate);
     let issued = manager.enrol(credentials, &body, context).await;
     answers::issued(manager, certificate_issued(issued, context)?)
 }
@@ -227,11 +298,14 @@ async fn read_limited(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem>
     }
 }
 
-/// A token, where there is an `Authorization` header; else the client certificate.
-fn credentials(headers: &HeaderMap, peer: &Peer) -> Credentials {
+/// A token, where there is an `Authorization` header, by its form; else the client certificate.
+fn credentials(headers: &HeaderMap, certificate: &PeerCertificate) -> Credentials {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
-        return peer.certificate.clone().map_or(Credentials::None, Credentials::Certificate);
+        return match certificate {
+            PeerCertificate::None => Credentials::None,
+            PeerCertificate::Valid(leaf) | PeerCertificate::Lapsed(leaf) => Credentials::Certificate(leaf.clone()),
+        };
     };
     let pair = value.to_str().ok().and_then(|text| text.split_once(' '));
     match pair {
@@ -242,7 +316,10 @@ fn credentials(headers: &HeaderMap, peer: &Peer) -> Credentials {
 
 /// A token, whatever the scheme it came by.
 fn bearer(token: &str) -> Credentials {
-    TokenSecret::from_client(token.trim()).map_or(Credentials::ForeignToken, Credentials::Token)
+    let token = token.trim();
+    let join_token = TokenSecret::from_client(token).map(Credentials::Token);
+    let signed = || SignedToken::from_client(token).map(Credentials::Signed);
+    join_token.or_else(signed).unwrap_or(Credentials::ForeignToken)
 }
 
 fn correlation_id(request: &Request) -> String {
@@ -266,3 +343,5 @@ fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
     let value = values.next().filter(|_| values.next().is_none())?;
     TraceContext::parse(value.to_str().ok()?)
 }
+
+const HEALTH_PATH: &str = "/health";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::admin::Admins;
+use super::admission::Admission;
 use super::authority::{Authority, CaCertificate, InitOptions};
 use super::crl::DEFAULT_CRL_LIFETIME;
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
@@ -41,6 +42,8 @@ pub struct CertificateAuthorityManager {
     pub(super) waiters: Waiters,
     /// A page that tells more of orders to renew.
     pub(super) explanation_url: Option<String>,
+    /// Who may ask, and how often.
+    pub(super) admission: Admission,
 }
 
 impl CertificateAuthorityManager {
@@ -84,6 +87,7 @@ impl CertificateAuthorityManager {
     ) -> Result<Self, CaError> {
         let (authority, _) = watch::channel(Arc::new(Authority::load(data_dir)?));
         let state = State::open(data_dir, database).await?;
+        let admission = Admission::closed(&clock);
         Ok(Self {
             authority,
             state,
@@ -92,6 +96,7 @@ impl CertificateAuthorityManager {
             environment,
             reserved: BTreeSet::new(),
             turns: Turns::default(),
+            admission,
             standing: Standing::new(),
             admins: Admins::default(),
             crl_lifetime: time::Duration::try_from(DEFAULT_CRL_LIFETIME).unwrap_or(time::Duration::DAY),

@@ -17,12 +17,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::http::router;
+use super::admission::{Admission, LONGEST_GRACE};
+use super::http::Site;
+use super::limits::{Place, Source};
 use super::manager::CertificateAuthorityManager;
 use super::{CaConfig, CaConfigReport, CaError, Deadlines, Tokens};
 use crate::clock::Clock;
 use crate::identity::{SubjectAltName, TrustDomain};
 use crate::policy::DefaultPolicy;
+use crate::slots::Slots;
 
 use certificate::ServerCertificate;
 
@@ -65,6 +68,12 @@ impl Server {
         if !problems.is_empty() {
             return Err(CaConfigReport { problems }.into());
         }
+        if config.renewal_grace > LONGEST_GRACE {
+            return Err(setting("renewal grace")("expected at most 7d"));
+        }
+        if config.limits.connections_per_source == Some(0) {
+            return Err(setting("connections per source")("expected at least 1"));
+        }
         let listen = |source| CaError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -77,6 +86,7 @@ impl Server {
             Arc::clone(&clock),
         )
         .await?;
+        manager.admission = Admission::of(&config, &clock);
         config.revocation.apply(&mut manager, config.max_connections);
         manager.reserved = names.iter().filter(|name| !is_local(name)).cloned().collect();
         let manager = Arc::new(manager);
@@ -166,20 +176,21 @@ struct Serving {
 
 impl Serving {
     async fn run(self) {
-        let router = router(&self.manager);
+        let site = Arc::new(Site::new(&self.manager, self.deadlines));
         let connections = TaskTracker::new();
-        let slots = Arc::new(Semaphore::new(self.max_connections));
+        let slots = Slots::new(self.max_connections);
         // Cancelled when those in flight have had their time.
         let abort = CancellationToken::new();
         let mut crls = tokio::spawn(Arc::clone(&self.manager).keep_crls(self.cancel.clone()));
         let mut renewal = tokio::spawn(Arc::clone(&self.certificate).keep_renewed(self.cancel.clone()));
         loop {
-            // A slot first: beyond the limit, connections wait in the kernel's backlog.
             let accepted = async {
-                let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-                Some((slot, accept(&self.listener).await))
+                let (stream, address, place) = self.admitted().await;
+                // Beyond the limit, the one that has been idle longest makes room; meanwhile others wait in the kernel's
+                // backlog.
+                (stream, address, place, slots.take().await)
             };
-            let (slot, (stream, address)) = tokio::select! {
+            let (stream, address, place, slot) = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => break,
                 ended = &mut renewal => {
@@ -190,26 +201,17 @@ impl Serving {
                     tracing::error!(panicked = ended.is_err(), "the keeping of CRLs has ended");
                     break;
                 }
-                accepted = accepted => match accepted {
-                    Some(accepted) => accepted,
-                    None => break,
-                },
+                accepted = accepted => accepted,
             };
-            let connection = connection::serve(
-                self.acceptor.clone(),
-                router.clone(),
-                stream,
-                address,
-                self.deadlines,
-                self.cancel.clone(),
-            );
+            let connection =
+                connection::serve(self.acceptor.clone(), Arc::clone(&site), stream, address, slot, self.cancel.clone());
             let abort = abort.clone();
             connections.spawn(async move {
                 tokio::select! {
                     () = connection => {}
                     () = abort.cancelled() => {}
                 }
-                drop(slot);
+                drop(place);
             });
         }
         drop(self.listener);
@@ -221,6 +223,19 @@ impl Serving {
         renewal.abort();
         crls.abort();
         self.manager.state.close().await;
+    }
+}
+
+impl Serving {
+    /// The next connection that its source may have. The others are hung up on, which costs less than a handshake.
+    async fn admitted(&self) -> (TcpStream, SocketAddr, Place) {
+        loop {
+            let (stream, address) = accept(&self.listener).await;
+            match self.manager.admission.limits.connect(Source::of(address.ip())) {
+                Some(place) => return (stream, address, place),
+                None => tracing::debug!(%address, "too many connections of this source"),
+            }
+        }
     }
 }
 

@@ -36,11 +36,16 @@ impl<'a> Audit<'a> {
         }
     }
 
+    /// A credential was shown that is good; whose it is, is yet to be found out.
+    pub(super) fn presented(&mut self, credential: &Credential) {
+        self.authentication = credential.kind();
+        credential.id().clone_into(&mut self.credential);
+    }
+
     /// A credential of this worker was shown; whether it still serves is decided later.
     pub(super) fn shown(&mut self, worker_id: &WorkerId, credential: &Credential) {
         self.worker_id = worker_id.to_string();
-        self.authentication = credential.kind();
-        credential.id().clone_into(&mut self.credential);
+        self.presented(credential);
     }
 
     /// The policy has decided.

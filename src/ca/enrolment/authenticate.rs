@@ -1,4 +1,5 @@
-//! Owns who asks: by a join token, or else by the certificate of an earlier enrolment; the token counts alone.
+//! Owns who asks: by a join token or one of a trusted issuer, or else by the certificate of an earlier enrolment; a token
+//! counts alone.
 
 use std::collections::BTreeSet;
 
@@ -6,11 +7,13 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::audit::Audit;
-use super::{Credential, EnrolmentError, Requester};
+use super::{Context, Credential, EnrolmentError, Requester};
 use crate::ca::manager::CertificateAuthorityManager;
+use crate::ca::oidc::SignedToken;
 use crate::ca::token::TokenSecret;
-use crate::identity::RequestedIdentity;
 use crate::identity::metadata::serial_text;
+use crate::identity::{RequestedIdentity, WorkerId};
+use crate::wire::CsrRequest;
 
 /// What came with a request. A certificate has been verified to our root in the handshake, with proof of its key.
 #[derive(Debug)]
@@ -19,11 +22,13 @@ pub(crate) enum Credentials {
     None,
     /// An `Authorization` header that we can't use. A certificate beside it does not count.
     Malformed,
-    /// A bearer token that can't be one of ours.
+    /// A bearer token that is of no form that we know.
     ForeignToken,
-    /// A bearer token.
+    /// A join token.
     Token(TokenSecret),
-    /// A client certificate, its leaf.
+    /// A token that another authority has signed, it says.
+    Signed(SignedToken),
+    /// A client certificate, its leaf; it may have expired within the grace.
     Certificate(CertificateDer<'static>),
 }
 
@@ -32,13 +37,16 @@ impl CertificateAuthorityManager {
     pub(super) async fn authenticate(
         &self,
         credentials: Credentials,
+        body: &[u8],
+        context: &Context,
         audit: &mut Audit<'_>,
     ) -> Result<Requester, EnrolmentError> {
         match credentials {
-            Credentials::None => Err(EnrolmentError::NoCredential),
+            Credentials::None => self.without_credential(body, context, audit),
             Credentials::Malformed => Err(EnrolmentError::MalformedCredential),
             Credentials::ForeignToken => Err(EnrolmentError::TokenUnknown),
             Credentials::Token(secret) => self.by_token(&secret, audit).await,
+            Credentials::Signed(token) => self.by_signed_token(&token, audit).await,
             Credentials::Certificate(leaf) => self.by_certificate(&leaf, audit).await,
         }
     }
@@ -61,6 +69,40 @@ impl CertificateAuthorityManager {
         Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential })
     }
 
+    /// Worker and names come from the issuer's templates; the token may be used until it expires.
+    async fn by_signed_token(&self, token: &SignedToken, audit: &mut Audit<'_>) -> Result<Requester, EnrolmentError> {
+        let verified = self.admission.issuers.verify(token, &*self.clock).await?;
+        let credential = Credential::Signed { kind: verified.kind(), id: verified.credential() };
+        audit.presented(&credential);
+        let attested = verified.attested()?;
+        audit.shown(&attested.worker_id, &credential);
+        let own = RequestedIdentity::new(attested.worker_id, self.authority().trust_domain(), []);
+        let permitted: BTreeSet<_> = own.names.iter().cloned().chain(attested.names).collect();
+        Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential })
+    }
+
+    /// Whoever comes without a credential is who he says he is, where a rule is written for that; else nobody.
+    fn without_credential(
+        &self,
+        body: &[u8],
+        context: &Context,
+        audit: &mut Audit<'_>,
+    ) -> Result<Requester, EnrolmentError> {
+        let source = context.source.ok_or(EnrolmentError::NoCredential)?.ip();
+        let mut rules = self.admission.anonymous.iter().filter(|rule| rule.covers(source)).peekable();
+        rules.peek().ok_or(EnrolmentError::NoCredential)?;
+        let request: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
+        let worker_id = WorkerId::new(&request.service_name).map_err(|_| EnrolmentError::NoCredential)?;
+        if !rules.any(|rule| rule.names(&worker_id)) {
+            return Err(EnrolmentError::NoCredential);
+        }
+        let credential = Credential::Anonymous(source.to_string());
+        audit.shown(&worker_id, &credential);
+        let own = RequestedIdentity::new(worker_id, self.authority().trust_domain(), []);
+        let (permitted, default_names) = (own.names.clone(), own.names);
+        Ok(Requester { worker_id: own.worker_id, permitted, default_names, credential })
+    }
+
     /// Renewal keeps the identity: worker and names are those of the certificate shown, no more.
     async fn by_certificate(
         &self,
@@ -77,7 +119,7 @@ impl CertificateAuthorityManager {
         let credential = Credential::Certificate(serial);
         audit.shown(&worker_id, &credential);
         // Verified in the handshake too; but a connection may live longer than a certificate.
-        if record.not_after <= self.clock.now().wall {
+        if record.not_after + self.admission.renewal_grace <= self.clock.now().wall {
             return Err(EnrolmentError::CertificateExpired);
         }
         if record.revoked_at.is_some() {

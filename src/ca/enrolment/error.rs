@@ -1,5 +1,6 @@
 //! Owns the ways in which a request for a certificate fails, and what the one who asked is told.
 
+use crate::ca::oidc::TokenRefusal;
 use crate::ca::request::CsrRefusal;
 use crate::ca::sign::SignError;
 use crate::ca::state::StateError;
@@ -30,6 +31,15 @@ pub enum EnrolmentError {
     /// A token that was called back.
     #[error("the token has been revoked")]
     TokenRevoked,
+    /// A token of another authority.
+    #[error(transparent)]
+    Signed(#[from] TokenRefusal),
+    /// Too many requests of this worker.
+    #[error("too many requests for this worker: come back in {seconds} s")]
+    TooMany {
+        /// When it may ask again, in seconds.
+        seconds: u64,
+    },
     /// A client certificate that is not in the record as issued to a worker.
     #[error("the client certificate was not issued to a worker by this CA")]
     CertificateUnknown,
@@ -101,6 +111,8 @@ impl EnrolmentError {
             Self::TokenExpired => "token_expired",
             Self::TokenUsed => "token_used",
             Self::TokenRevoked => "token_revoked",
+            Self::Signed(refusal) => refusal.kind(),
+            Self::TooMany { .. } => "rate_limited",
             Self::CertificateUnknown => "certificate_unknown",
             Self::CertificateExpired => "certificate_expired",
             Self::CertificateRevoked => "certificate_revoked",
@@ -122,6 +134,14 @@ impl EnrolmentError {
     /// Whether the fault is the CA's: asking again may help, and the details are for its log.
     #[must_use]
     pub fn is_internal(&self) -> bool {
-        matches!(self, Self::Policy(_) | Self::IssuerEnding | Self::Key | Self::Sign(_) | Self::State(_))
+        matches!(
+            self,
+            Self::Policy(_)
+                | Self::Signed(TokenRefusal::KeysUnavailable)
+                | Self::IssuerEnding
+                | Self::Key
+                | Self::Sign(_)
+                | Self::State(_)
+        )
     }
 }

@@ -39,7 +39,7 @@ impl CertificateAuthorityManager {
                 let earlier = self.state.issued_before("certificate", serial, &asked.key_digest).await?;
                 earlier.filter(|earlier| is_recent(earlier, now) && asked.is_answered_by(earlier))
             }
-            Credential::Caller => None,
+            Credential::Signed { .. } | Credential::Anonymous(_) | Credential::Caller => None,
         };
         let again = earlier.map(|earlier| sent_before(authority, earlier));
         if let Some(again) = &again {

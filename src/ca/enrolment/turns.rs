@@ -21,11 +21,11 @@ impl Default for Turns {
 
 impl Turns {
     /// Waits until nobody else with this credential is being served. A caller in this process vouches for each request
-    /// of its own and waits for nobody.
+    /// of its own and waits for nobody; nor do those who show nothing.
     pub(super) async fn take(&self, credential: &Credential) -> Option<MutexGuard<'_, ()>> {
         let id = match credential {
-            Credential::Token(id) | Credential::Certificate(id) => id,
-            Credential::Caller => return None,
+            Credential::Token(id) | Credential::Certificate(id) | Credential::Signed { id, .. } => id,
+            Credential::Anonymous(_) | Credential::Caller => return None,
         };
         let place = usize::from(sha256(id.as_bytes())[0]) % PLACES;
         Some(self.0[place].lock().await)

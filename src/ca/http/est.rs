@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-use super::{Peer, Problem, bearer, certificate_issued, credentials, parts_of, read_limited};
+use super::{PeerCertificate, Problem, bearer, certificate_issued, credentials, parts_of, read_limited};
 use crate::ca::enrolment::Credentials;
 use crate::ca::est::{EstOperation, certs_only};
 use crate::ca::manager::CertificateAuthorityManager;
@@ -40,7 +40,7 @@ pub(super) async fn enrol(
     let (context, peer) = parts_of(&parts)?;
     check_media_type(&parts.headers)?;
     let body = read_limited(&parts.headers, body).await?;
-    let (credentials, claimed) = est_credentials(&parts.headers, peer);
+    let (credentials, claimed) = est_credentials(&parts.headers, &peer.certificate);
     let issued = manager.enrol_by_est(operation, credentials, claimed.as_deref(), &body, context).await;
     let issued = certificate_issued(issued, context).map_err(Problem::with_basic)?;
     let leaf = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes());
@@ -68,13 +68,15 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// The same credentials as everywhere, or the worker id and its token as HTTP Basic (RFC 7030, section 3.2.3).
-fn est_credentials(headers: &HeaderMap, peer: &Peer) -> (Credentials, Option<String>) {
+fn est_credentials(headers: &HeaderMap, certificate: &PeerCertificate) -> (Credentials, Option<String>) {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let basic = values.next().and_then(|value| {
         let (scheme, value) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("basic").then(|| value.trim())
     });
-    let Some(basic) = basic.filter(|_| values.next().is_none()) else { return (credentials(headers, peer), None) };
+    let Some(basic) = basic.filter(|_| values.next().is_none()) else {
+        return (credentials(headers, certificate), None);
+    };
     let decoded = STANDARD.decode(basic).map(Zeroizing::new).unwrap_or_default();
     match std::str::from_utf8(&decoded).ok().and_then(|text| text.split_once(':')) {
         Some((worker, token)) => (bearer(token), Some(worker.to_owned())),
@@ -87,17 +89,13 @@ const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio_util::sync::CancellationToken;
 
     fn read(authorization: &[&str]) -> (Credentials, Option<String>) {
         let mut headers = HeaderMap::new();
         for value in authorization {
             headers.append(header::AUTHORIZATION, value.parse().unwrap());
         }
-        est_credentials(
-            &headers,
-            &Peer { address: "127.0.0.1:1".parse().unwrap(), certificate: None, closing: CancellationToken::new() },
-        )
+        est_credentials(&headers, &PeerCertificate::None)
     }
 
     #[test]

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
 use crate::ca::enrolment::EnrolmentError;
+use crate::ca::oidc::TokenRefusal;
 use crate::ca::request::CsrRefusal;
 use crate::ca::revocation::RevocationError;
 use crate::wire::ErrorReply;
@@ -72,13 +73,20 @@ pub(super) struct Problem {
     decision_id: String,
     /// Whether a client may come back with HTTP Basic.
     basic: bool,
+    /// When to ask again, in seconds.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     /// An error that its status tells enough of, with what is wrong with this request.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let known = PROBLEM_TYPES.into_iter().find(|problem| problem.status == status.as_u16());
-        Self { status, known, detail: detail.into(), decision_id: String::new(), basic: false }
+        Self { status, known, detail: detail.into(), decision_id: String::new(), basic: false, retry_after: None }
+    }
+
+    /// Too many requests: come back in `seconds`.
+    pub(super) fn too_many(seconds: u64, detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
     /// The same, to a client that knows HTTP Basic rather than bearer tokens.
@@ -117,6 +125,9 @@ impl Problem {
                 headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"crank-ca\""));
             }
         }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }
@@ -125,12 +136,16 @@ impl From<&EnrolmentError> for Problem {
     fn from(error: &EnrolmentError) -> Self {
         use EnrolmentError as E;
         let status = match error {
+            E::TooMany { seconds } => return Self::too_many(*seconds, error.to_string()),
+            E::Signed(TokenRefusal::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            E::Signed(refusal) if refusal.is_about_permission() => StatusCode::FORBIDDEN,
             E::NoCredential
             | E::MalformedCredential
             | E::TokenUnknown
             | E::TokenExpired
             | E::TokenUsed
             | E::TokenRevoked
+            | E::Signed(_)
             | E::CertificateUnknown
             | E::CertificateRevoked
             | E::CertificateExpired => StatusCode::UNAUTHORIZED,

@@ -10,7 +10,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::answers::{json_answer, text};
-use super::{Peer, Problem, read_limited};
+use super::{Peer, PeerCertificate, Problem, read_limited};
 use crate::ca::admin::Caller;
 use crate::ca::crl::{CrlSet, etag_of, pem};
 use crate::ca::enrolment::Context;
@@ -129,8 +129,8 @@ fn answer(headers: &HeaderMap, info: &RenewalInfo, retry_after: i64) -> Response
 
 /// Who shows a client certificate; nothing else counts here.
 async fn caller(manager: &CertificateAuthorityManager, parts: &Parts) -> Result<Caller, Problem> {
-    let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
-    let Some(certificate) = certificate else {
+    let certificate = parts.extensions.get::<Peer>().map(|peer| &peer.certificate);
+    let Some(PeerCertificate::Valid(certificate)) = certificate else {
         let detail = "this needs a client certificate of this CA in the TLS handshake; a token does not do";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
     };

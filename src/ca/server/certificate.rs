@@ -16,7 +16,7 @@ use crate::ca::CaError;
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::crypto::crypto_provider;
 use crate::identity::SubjectAltName;
-use crate::tls::{TlsError, server_config};
+use crate::tls::{ClientTrust, TlsError, server_config};
 
 /// The certificate in force, for the TLS library to ask at each handshake.
 pub(super) struct ServerCertificate {
@@ -45,13 +45,18 @@ impl ServerCertificate {
         Ok(Arc::new(Self { manager, provider, names, lifetime, current: RwLock::new(current) }))
     }
 
-    /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify ends the handshake.
+    /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify ends the handshake,
+    /// as does one that has expired longer ago than the grace.
     pub(super) fn tls_config(self: &Arc<Self>) -> Result<ServerConfig, CaError> {
         // The intermediate too, for workers that show their leaf alone: EST gives them no more.
         let authority = self.manager.authority();
         let roots = [authority.root().clone(), authority.issuer().clone()];
         let certificate = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
-        server_config(certificate, Some(&roots), Arc::clone(&self.manager.clock)).map_err(CaError::Tls)
+        let clients = match self.manager.admission.renewal_grace {
+            Duration::ZERO => ClientTrust::Roots(&roots),
+            grace => ClientTrust::LapsedTo(&roots, grace),
+        };
+        server_config(certificate, clients, Arc::clone(&self.manager.clock)).map_err(CaError::Tls)
     }
 
     /// Renews until cancelled. The one in force stays when that fails.
