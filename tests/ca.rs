@@ -2,18 +2,28 @@
 #![cfg(feature = "ca")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
 
+#[path = "ca/anonymous.rs"]
+mod anonymous;
 #[path = "ca/credentials.rs"]
 mod credentials;
 #[path = "ca/est.rs"]
 mod est;
 #[path = "ca/foreign.rs"]
 mod foreign;
+#[path = "ca/grace.rs"]
+mod grace;
 #[path = "ca/harness.rs"]
 mod harness;
 #[path = "ca/hostile.rs"]
 mod hostile;
 #[path = "ca/lint.rs"]
 mod lint;
+#[path = "ca/issuer.rs"]
+mod issuer;
+#[path = "ca/key_server.rs"]
+mod key_server;
+#[path = "ca/limits.rs"]
+mod limits;
 #[path = "ca/lost_replies.rs"]
 mod lost_replies;
 #[path = "ca/problems.rs"]
@@ -22,3 +32,5 @@ mod problems;
 mod process;
 #[path = "ca/server.rs"]
 mod server;
+#[path = "ca/signed_tokens.rs"]
+mod signed_tokens;

@@ -60,6 +60,11 @@ impl TestCa {
         Self { directory, running, cancel }
     }
 
+    /// One that was started in another way.
+    pub(crate) fn of(directory: TempDir, running: RunningCa, cancel: CancellationToken) -> Self {
+        Self { directory, running, cancel }
+    }
+
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.directory.path().join("ca")
     }

@@ -156,20 +156,98 @@ async fn a_head_without_end_is_refused() {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
 }
 
-#[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let ca = TestCa::start_with(|config| {
-        config.max_connections = 1;
-        config.deadlines.header = Duration::from_secs(1);
+/// Room for four connections, and no other limit that four clients would meet.
+async fn small_ca() -> TestCa {
+    TestCa::start_with(|config| {
+        config.max_connections = 4;
+        config.limits.connections_per_source = Some(100);
     })
-    .await;
-    let first = tls(&ca).await;
+    .await
+}
+
+#[tokio::test]
+async fn whoever_holds_connections_without_asking_makes_room_for_those_who_ask() {
+    let ca = small_ca().await;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let text = b"POST /certificates/csr HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{";
+        let (mut body, mut head) = (tls(&ca).await, tls(&ca).await);
+        body.write_all(text).await.unwrap();
+        head.write_all(b"GET /health HTTP/1.1\r\nHost: local").await.unwrap();
+        let mut half = TcpStream::connect(ca.running.address()).await.unwrap();
+        half.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+        let silent = TcpStream::connect(ca.running.address()).await.unwrap();
+        held.push((body, head, half, silent, tls(&ca).await));
+        // Well below the deadline of any of them.
+        let client = ca.client();
+        let asked = ca.send(&client, Method::GET, "/health", None, "");
+        let reply = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("there is room");
+        assert_eq!(reply.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_being_answered_is_not_cut_off_for_others() {
+    let ca = small_ca().await;
     let client = ca.client();
-    let waiting = ca.send(&client, Method::GET, "/health", None, "");
-    let mut waiting = std::pin::pin!(waiting);
-    assert!(tokio::time::timeout(Duration::from_millis(300), waiting.as_mut()).await.is_err(), "there was a place");
-    drop(first);
-    assert_eq!(waiting.await.unwrap().status, 200);
+    let asking = async {
+        for number in 0..10 {
+            let worker = format!("worker-{number}");
+            let (token, (_, csr)) = (ca.token(&worker, &[]).await, key_and_csr(&identity(&worker, &[])));
+            assert_eq!(ca.enrol(&client, Some(&token), &worker, &csr).await.status, 200);
+        }
+    };
+    let mut asking = std::pin::pin!(asking);
+    loop {
+        tokio::select! {
+            () = asking.as_mut() => break,
+            crowd = TcpStream::connect(ca.running.address()) => drop(crowd),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_at_its_age_however_busy_it_is() {
+    let ca = TestCa::start_with(|config| config.deadlines.connection = Duration::from_secs(1)).await;
+    let mut stream = tls(&ca).await;
+    let begun = tokio::time::Instant::now();
+    let mut answers = 0;
+    loop {
+        if stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await.is_err() {
+            break;
+        }
+        let mut buffer = [0; 4096];
+        match tokio::time::timeout(Duration::from_secs(30), stream.read(&mut buffer)).await.unwrap() {
+            Ok(length) if length > 0 => answers += 1,
+            _ => break,
+        }
+    }
+    assert!(answers > 1 && begun.elapsed() >= Duration::from_millis(900), "{answers} in {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answers_is_cut_off() {
+    let short = Duration::from_secs(1);
+    let deadlines = Deadlines { header: short, request: short, ..Deadlines::default() };
+    let ca = TestCa::start_with(|config| config.deadlines = deadlines).await;
+    let mut stream = tls(&ca).await;
+    let many = b"GET /ca/certificate HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    // Answers pile up until neither side can write; only the end of the connection ends this.
+    let flooded = async { while stream.write_all(&many).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(30), flooded).await.expect("the server ends the connection");
+}
+
+#[tokio::test]
+async fn too_many_headers_are_refused() {
+    let ca = TestCa::start().await;
+    for (count, status) in [(60, "HTTP/1.1 200 "), (70, "HTTP/1.1 431 ")] {
+        let mut stream = tls(&ca).await;
+        let headers: String = (0..count).map(|number| format!("x-{number}: 1\r\n")).collect();
+        let text = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let answer = String::from_utf8(read_all(&mut stream).await).unwrap();
+        assert!(answer.starts_with(status), "{count}: {answer}");
+    }
 }
 
 #[tokio::test]
