@@ -16,14 +16,14 @@ mod grace;
 mod harness;
 #[path = "ca/hostile.rs"]
 mod hostile;
-#[path = "ca/lint.rs"]
-mod lint;
 #[path = "ca/issuer.rs"]
 mod issuer;
 #[path = "ca/key_server.rs"]
 mod key_server;
 #[path = "ca/limits.rs"]
 mod limits;
+#[path = "ca/lint.rs"]
+mod lint;
 #[path = "ca/lost_replies.rs"]
 mod lost_replies;
 #[path = "ca/problems.rs"]

@@ -5,13 +5,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::config::CaProblem;
 use crate::identity::WorkerId;
 
 /// A rule as written: who may come from where, without proof. Whoever sends from there can be any of those workers.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnonymousSettings {
     /// Networks, as `10.1.0.0/16`.
@@ -56,6 +56,13 @@ impl AnonymousSettings {
 }
 
 impl AnonymousRule {
+    /// The settings that give this rule.
+    #[must_use]
+    pub fn settings(&self) -> AnonymousSettings {
+        let sources = self.sources.iter().map(ToString::to_string).collect();
+        AnonymousSettings { sources, workers: self.workers.clone() }
+    }
+
     /// Whether the rule is about clients at `address`.
     pub(super) fn covers(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

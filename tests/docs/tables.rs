@@ -146,14 +146,14 @@ fn the_problems_of_the_ca_are_those_it_answers_with() {
 #[test]
 fn every_refusal_of_the_ca_has_a_type_of_its_own() {
     let mut kinds = BTreeSet::new();
-    for path in ["src/ca/enrolment/error.rs", "src/ca/request.rs"] {
+    for path in ["src/ca/enrolment/error.rs", "src/ca/oidc/refusal.rs", "src/ca/request.rs"] {
         let source = fs::read_to_string(root().join(path)).unwrap();
         let (_, body) = source.split_once("fn kind(&self) -> &'static str {").unwrap();
         let (body, _) = body.split_once("\n    }\n").unwrap();
         kinds.extend(body.split('"').skip(1).step_by(2).map(str::to_owned));
     }
     // Faults of the CA, which tell no more than their status.
-    for internal in ["issuer_ending", "key"] {
+    for internal in ["issuer_ending", "jwt_keys_unavailable", "key"] {
         assert!(kinds.remove(internal), "{internal}");
     }
     assert!(kinds.len() > 15, "{kinds:?}");

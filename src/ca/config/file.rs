@@ -10,6 +10,10 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use super::{CaConfig, CaConfigReport, CaProblem, SHORTEST_RETENTION, Text};
+use crate::ca::admission::LONGEST_GRACE;
+use crate::ca::anonymous::AnonymousSettings;
+use crate::ca::limits::LimitSettings;
+use crate::ca::oidc::IssuerSettings;
 use crate::ca::revocation::{AdminSection, CrlSection, RenewalSection, RevocationConfig};
 use crate::ca::state::{Database, PostgresServer, StateError};
 use crate::config::Environment;
@@ -37,6 +41,8 @@ pub struct CaFile {
     pub max_connections: Option<usize>,
     /// `retention`: how long the record keeps what is over.
     pub retention: Option<Text<Duration>>,
+    /// `renewal_grace`: how long after its end a certificate still renews itself.
+    pub renewal_grace: Option<Text<Duration>>,
     /// `[database]`.
     pub database: DatabaseSection,
     /// `[crl]`.
@@ -47,6 +53,12 @@ pub struct CaFile {
     pub renewal: RenewalSection,
     /// `[policy]`.
     pub policy: PolicySettings,
+    /// `[[issuers]]`: whose tokens count.
+    pub issuers: Vec<IssuerSettings>,
+    /// `[[anonymous]]`: who needs no credential.
+    pub anonymous: Vec<AnonymousSettings>,
+    /// `[limits]`: how often anybody may ask.
+    pub limits: LimitSettings,
 }
 
 /// `[database]`: a `PostgreSQL` server instead of a file in the data directory.
@@ -131,6 +143,21 @@ impl CaFile {
             Ok(policy) => config.policy = policy,
             Err(found) => found.into_iter().for_each(|found| problem(found.key, found.value, found.expected)),
         }
+        if let Some(Text(grace)) = self.renewal_grace {
+            if grace > LONGEST_GRACE {
+                problem("renewal_grace", Some(format_duration(grace)), "expected 0s (off) to 7d");
+            }
+            config.renewal_grace = grace;
+        }
+        config.issuers = each(&self.issuers, "issuers", IssuerSettings::resolve, &mut problems);
+        for (index, issuer) in config.issuers.iter().enumerate() {
+            if config.issuers[..index].iter().any(|earlier| earlier.issuer() == issuer.issuer()) {
+                problems.push(CaProblem::unfit("issuers", issuer.issuer(), "each issuer once"));
+            }
+        }
+        config.anonymous = each(&self.anonymous, "anonymous", AnonymousSettings::resolve, &mut problems);
+        let limits = each(&[self.limits], "limits", LimitSettings::resolve, &mut problems);
+        config.limits = limits.into_iter().next().unwrap_or_default();
         config.environment = self.environment.unwrap_or_default();
         let sections = (self.crl, self.admin, self.renewal);
         config.revocation = RevocationConfig::resolve(sections, config.max_connections, &mut problems);
@@ -170,6 +197,24 @@ impl DatabaseSection {
         }
         Database::Postgres(server)
     }
+}
+
+/// Those of `settings` that can be used; of the others, every problem.
+fn each<S, T>(
+    settings: &[S],
+    table: &str,
+    resolve: fn(&S) -> Result<T, Vec<CaProblem>>,
+    problems: &mut Vec<CaProblem>,
+) -> Vec<T> {
+    let mut good = Vec::new();
+    for (index, one) in settings.iter().enumerate() {
+        let place = if settings.len() == 1 { table.to_owned() } else { format!("{table}[{index}]") };
+        match resolve(one) {
+            Ok(one) => good.push(one),
+            Err(wrong) => problems.extend(wrong.into_iter().map(|problem| problem.below(&place))),
+        }
+    }
+    good
 }
 
 fn content(path: &Path) -> std::io::Result<String> {

@@ -2,7 +2,12 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::CaConfig;
+use crate::ca::anonymous::{AnonymousRule, AnonymousSettings};
+use crate::ca::limits::LimitSettings;
+use crate::ca::oidc::{IssuerSettings, TokenIssuer};
 use crate::ca::revocation::RevocationConfig;
 use crate::ca::state::Database;
 use crate::config::Environment;
@@ -23,6 +28,7 @@ impl fmt::Display for CaConfig {
         writeln!(f, "environment = {}", quoted(environment))?;
         writeln!(f, "max_connections = {}", self.max_connections)?;
         writeln!(f, "retention = {}", quoted(&format_duration(self.retention)))?;
+        writeln!(f, "renewal_grace = {}", quoted(&format_duration(self.renewal_grace)))?;
         if let Database::Postgres(server) = &self.database {
             writeln!(f, "\n[database]\nurl = {}", quoted(&server.url))?;
             for (key, path) in [("password_file", &server.password_file), ("root_file", &server.root_file)] {
@@ -45,8 +51,22 @@ impl fmt::Display for CaConfig {
         if !policy.is_empty() {
             writeln!(f, "\n[policy]")?;
         }
-        policy.iter().try_for_each(|(key, value)| writeln!(f, "{key} = {}", quoted(value)))
+        policy.iter().try_for_each(|(key, value)| writeln!(f, "{key} = {}", quoted(value)))?;
+        let tables = Tables {
+            limits: LimitSettings::of(&self.limits),
+            issuers: self.issuers.iter().map(TokenIssuer::settings).collect(),
+            anonymous: self.anonymous.iter().map(AnonymousRule::settings).collect(),
+        };
+        write!(f, "\n{}", toml::to_string(&tables).map_err(|_| fmt::Error)?)
     }
+}
+
+/// The sections that are written as they are read.
+#[derive(Serialize)]
+struct Tables<'a> {
+    limits: LimitSettings,
+    issuers: Vec<&'a IssuerSettings>,
+    anonymous: Vec<AnonymousSettings>,
 }
 
 /// A name without its type in front, as it stands in the file.

@@ -22,8 +22,14 @@ fn an_empty_file_with_a_data_directory_gives_the_defaults() {
 fn every_key_is_taken() {
     let config = resolve(
         "data_dir = '/d'\nlisten = '[::1]:1'\nnames = ['ca', '10.0.0.7']\nlifetime = '2m'\nenvironment = 'development'\n\
-         max_connections = 5\nretention = '30d'\n[database]\nurl = 'postgres:///crank?host=/run/postgresql'\n\
-         max_connections = 3\n[policy]\nengine = 'rego'\ndirectory = '/p'\n",
+         max_connections = 5\nretention = '30d'\nrenewal_grace = '1d'\n[database]\n\
+         url = 'postgres:///crank?host=/run/postgresql'\nmax_connections = 3\n[limits]\nsource_rate = 7\n\
+         [policy]\nengine = 'rego'\ndirectory = '/p'\n\
+         [[issuers]]\nkind = 'kubernetes'\nissuer = 'https://kubernetes.default.svc'\naudience = 'crank-ca'\n\
+         jwks_url = 'https://kubernetes.default.svc/openid/v1/jwks'\nroot_file = '/r'\ntoken_file = '/t'\n\
+         algorithms = ['RS256']\nleeway = '1m'\nlongest_life = '2h'\nidentity = '{namespace}-{serviceaccount}'\n\
+         names = ['{pod}.example']\nrequire_pod_binding = false\nrequire = { sub = 'x', on = true, n = 3 }\n\
+         [[anonymous]]\nsources = ['10.0.0.0/8']\nworkers = ['old-*']\n",
     )
     .unwrap();
     assert_eq!(config.listen, "[::1]:1".parse().unwrap());
@@ -32,26 +38,36 @@ fn every_key_is_taken() {
     assert_eq!(config.lifetime, Duration::from_mins(2));
     assert_eq!(config.environment, Environment::Development);
     assert_eq!((config.max_connections, config.retention), (5, Duration::from_hours(30 * 24)));
+    assert_eq!((config.renewal_grace, config.limits.source.rate), (Duration::from_hours(24), 7));
+    assert_eq!((config.issuers.len(), config.anonymous.len()), (1, 1));
     assert!(matches!(config.database, Database::Postgres(server) if server.max_connections == 3));
 }
 
 #[test]
 fn all_problems_are_told_at_once() {
     let report = resolve(
-        "names = []\nlifetime = '1s'\nmax_connections = 0\nretention = '1h'\n[database]\n\
-         url = 'postgres://db.example/crank'\nmax_connections = 1\n[policy]\nengine = 'rego'\n",
+        "names = []\nlifetime = '1s'\nmax_connections = 0\nretention = '1h'\nrenewal_grace = '8d'\n[database]\n\
+         url = 'postgres://db.example/crank'\nmax_connections = 1\n[policy]\nengine = 'rego'\n[limits]\n\
+         failure_cost = 5000\n[[issuers]]\n\
+         issuer = 'i'\naudience = 'a'\njwks_file = '/k'\nidentity = '{sub}'\n[[issuers]]\nissuer = 'i'\n\
+         audience = 'a'\njwks_file = '/k'\nidentity = '{sub}{x}'\n[[anonymous]]\nsources = ['10.0.0.1']\n\
+         workers = ['*']\n",
     )
     .unwrap_err();
     let mut keys: Vec<&str> = report.problems.iter().map(|problem| problem.key.as_str()).collect();
     keys.sort_unstable();
     let expected = [
+        "anonymous.sources",
         "data_dir",
         "database.max_connections",
         "database.root_file",
+        "issuers[1].identity",
         "lifetime",
+        "limits.failure_cost",
         "max_connections",
         "names",
         "policy.directory",
+        "renewal_grace",
         "retention",
     ];
     assert_eq!(keys, expected);

@@ -18,7 +18,7 @@ use crate::identity::bundle::certificates_to_pem;
 
 impl CertificateAuthorityManager {
     /// The certificate that an earlier request got with the same credential, for the same key and names: what a token
-    /// was used for, as long as the token lives; what a certificate was renewed to, for [`RENEWAL_WINDOW`]. Nothing is
+    /// was used for, as long as the token lives; what a certificate was renewed to, or a token of a trusted issuer got, for [`RENEWAL_WINDOW`]. Nothing is
     /// signed, and no policy asked: the decision of then stands. A used token is good for nothing else.
     pub(super) async fn repeat(
         &self,
@@ -35,11 +35,11 @@ impl CertificateAuthorityManager {
                 Some(earlier) if !asked.is_answered_by(&earlier) => return Err(EnrolmentError::TokenUsed),
                 earlier => earlier,
             },
-            Credential::Certificate(serial) => {
-                let earlier = self.state.issued_before("certificate", serial, &asked.key_digest).await?;
+            credential @ (Credential::Certificate(id) | Credential::Signed { id, .. }) => {
+                let earlier = self.state.issued_before(credential.kind(), id, &asked.key_digest).await?;
                 earlier.filter(|earlier| is_recent(earlier, now) && asked.is_answered_by(earlier))
             }
-            Credential::Signed { .. } | Credential::Anonymous(_) | Credential::Caller => None,
+            Credential::Anonymous(_) | Credential::Caller => None,
         };
         let again = earlier.map(|earlier| sent_before(authority, earlier));
         if let Some(again) = &again {

@@ -23,7 +23,7 @@ pub struct ProblemType {
 
 /// Every problem that the CA answers with: first those that tell no more than their status, then those of a request
 /// for a certificate, then those of a revocation.
-pub const PROBLEM_TYPES: [ProblemType; 34] = [
+pub const PROBLEM_TYPES: [ProblemType; 47] = [
     problem("malformed", 400, "The request is malformed"),
     problem("unauthenticated", 401, "The request needs a credential"),
     problem("forbidden", 403, "The credential does not permit it"),
@@ -43,6 +43,19 @@ pub const PROBLEM_TYPES: [ProblemType; 34] = [
     problem("token_expired", 401, "The token has expired"),
     problem("token_used", 401, "The token has been used"),
     problem("token_revoked", 401, "The token has been revoked"),
+    problem("jwt_malformed", 401, "The token is malformed"),
+    problem("jwt_issuer", 401, "The token's issuer is not trusted"),
+    problem("jwt_algorithm", 401, "The token's algorithm is not accepted"),
+    problem("jwt_key", 401, "The token's key is not known"),
+    problem("jwt_signature", 401, "The token's signature is not valid"),
+    problem("jwt_audience", 401, "The token is for somebody else"),
+    problem("jwt_expired", 401, "The token has expired"),
+    problem("jwt_not_yet_valid", 401, "The token is not yet valid"),
+    problem("jwt_too_long", 401, "The token lives too long"),
+    problem("jwt_no_pod", 403, "The token is bound to no pod"),
+    problem("jwt_claim", 403, "The token lacks a claim"),
+    problem("jwt_requirement", 403, "The token has another claim than required"),
+    problem("jwt_name", 403, "The token gives no usable name"),
     problem("certificate_unknown", 401, "The client certificate is not known"),
     problem("certificate_expired", 401, "The client certificate has expired"),
     problem("certificate_revoked", 401, "The client certificate has been revoked"),

@@ -1,12 +1,12 @@
 //! Owns the settings of the limits as an operator writes them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Budget, RequestLimits};
 use crate::ca::config::CaProblem;
 
 /// The limits as written. Every key may be left out; a rate of 0 turns its limit off.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
     /// Units that each source address regains in a second.
@@ -25,7 +25,14 @@ pub struct LimitSettings {
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        let limits = RequestLimits::default();
+        Self::of(&RequestLimits::default())
+    }
+}
+
+impl LimitSettings {
+    /// The settings that give these limits.
+    #[must_use]
+    pub fn of(limits: &RequestLimits) -> Self {
         Self {
             source_rate: limits.source.rate,
             source_burst: limits.source.burst,
@@ -35,9 +42,7 @@ impl Default for LimitSettings {
             connections_per_source: limits.connections_per_source,
         }
     }
-}
 
-impl LimitSettings {
     /// The limits, checked.
     ///
     /// # Errors

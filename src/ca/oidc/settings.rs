@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::jws::Algorithm;
@@ -15,7 +15,7 @@ use crate::config::HttpsUrl;
 use crate::duration::parse_duration;
 
 /// A trusted issuer as written.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerSettings {
     /// What kind of tokens it makes.
@@ -54,7 +54,7 @@ pub struct IssuerSettings {
 }
 
 /// What kind of tokens an issuer makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IssuerKind {
     /// OIDC tokens of any issuer.
@@ -89,6 +89,7 @@ impl IssuerKind {
 /// A trusted issuer, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenIssuer {
+    written: IssuerSettings,
     pub(super) kind: IssuerKind,
     pub(super) issuer: String,
     pub(super) audience: String,
@@ -122,6 +123,12 @@ impl TokenIssuer {
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// The settings as they were written.
+    #[must_use]
+    pub fn settings(&self) -> &IssuerSettings {
+        &self.written
     }
 }
 
@@ -161,6 +168,7 @@ impl IssuerSettings {
         }
         let (Some(keys), Some(identity), true) = (keys, identity, problems.is_empty()) else { return Err(problems) };
         Ok(TokenIssuer {
+            written: self.clone(),
             kind: self.kind,
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
@@ -315,7 +323,7 @@ mod tests {
                 "require_pod_binding"
             ]
         );
-        assert!(problems.iter().all(|problem| !problem.to_string().contains('\u{7}')));
+        assert_eq!(problems[1].value.as_deref(), Some("\\u{7}"));
     }
 
     #[test]
