@@ -8,6 +8,7 @@ mod foreign;
 mod initialization;
 mod kills;
 mod liar;
+mod limits;
 mod lost_reply;
 mod lying_ca;
 #[path = "../support/postgres.rs"]

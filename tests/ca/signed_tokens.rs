@@ -42,6 +42,12 @@ async fn a_service_account_enrols_with_its_projected_token_as_often_as_it_likes(
         );
     }
     assert_eq!(ca.issued().await, 4);
+    // A request that comes again for the same key gets the same certificate, as after a lost reply.
+    let token = cluster.token("RS256", &cluster.pod_claims("shop", "api"));
+    let (_, csr) = key_and_csr(&identity("shop.api", &[]));
+    let first = ca.enrol(&ca.client(), Some(&token), "shop.api", &csr).await.chain();
+    assert_eq!(ca.enrol(&ca.client(), Some(&token), "shop.api", &csr).await.chain(), first);
+    assert_eq!(ca.issued().await, 5);
 }
 
 #[tokio::test]
