@@ -138,7 +138,7 @@ impl CaProblem {
     }
 
     /// A value of the setting `key` that does not fit what is expected.
-    pub(crate) fn unfit(key: &str, value: impl ToString, expected: impl fmt::Display) -> Self {
+    pub(crate) fn unfit(key: &str, value: &(impl ToString + ?Sized), expected: impl fmt::Display) -> Self {
         Self::new(key, Some(&value.to_string()), format!("expected {expected}"))
     }
 

@@ -231,10 +231,10 @@ impl Serving {
     async fn admitted(&self) -> (TcpStream, SocketAddr, Place) {
         loop {
             let (stream, address) = accept(&self.listener).await;
-            match self.manager.admission.limits.connect(Source::of(address.ip())) {
-                Some(place) => return (stream, address, place),
-                None => tracing::debug!(%address, "too many connections of this source"),
+            if let Some(place) = self.manager.admission.limits.connect(Source::of(address.ip())) {
+                return (stream, address, place);
             }
+            tracing::debug!(%address, "too many connections of this source");
         }
     }
 }

@@ -30,7 +30,12 @@ async fn an_old_client_gets_a_certificate_only_where_a_rule_says_so() {
         let reply = ca.enrol(&client, token, worker, &csr).await;
         assert_eq!(reply.status, status, "{worker} {names:?}: {}", reply.body);
     }
-    let csr = crank_agent::identity::csr::generate_csr(&identity("old-2", &[]), &key, Default::default()).unwrap();
+    let csr = crank_agent::identity::csr::generate_csr(
+        &identity("old-2", &[]),
+        &key,
+        crank_agent::identity::KeyType::default(),
+    );
+    let csr = csr.unwrap();
     assert_eq!(ca.enrol(&client, None, "old-2", &csr).await.status, 403);
     assert_eq!(ca.issued().await, 1);
 }

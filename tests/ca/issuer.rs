@@ -124,7 +124,7 @@ impl TestIssuer {
             "ES256" => self.p256.sign(&random, message.as_bytes()).unwrap().as_ref().to_vec(),
             "ES384" => self.p384.sign(&random, message.as_bytes()).unwrap().as_ref().to_vec(),
             "EdDSA" => self.ed.sign(message.as_bytes()).as_ref().to_vec(),
-            other => panic!("no such algorithm: {other}"),
+            other => unimplemented!("{other}"),
         };
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }

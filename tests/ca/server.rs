@@ -171,13 +171,13 @@ async fn whoever_holds_connections_without_asking_makes_room_for_those_who_ask()
     let mut held = Vec::new();
     for _ in 0..20 {
         let text = b"POST /certificates/csr HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{";
-        let (mut body, mut head) = (tls(&ca).await, tls(&ca).await);
+        let (mut body, mut request_line) = (tls(&ca).await, tls(&ca).await);
         body.write_all(text).await.unwrap();
-        head.write_all(b"GET /health HTTP/1.1\r\nHost: local").await.unwrap();
+        request_line.write_all(b"GET /health HTTP/1.1\r\nHost: local").await.unwrap();
         let mut half = TcpStream::connect(ca.running.address()).await.unwrap();
         half.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
         let silent = TcpStream::connect(ca.running.address()).await.unwrap();
-        held.push((body, head, half, silent, tls(&ca).await));
+        held.push((body, request_line, half, silent, tls(&ca).await));
         // Well below the deadline of any of them.
         let client = ca.client();
         let asked = ca.send(&client, Method::GET, "/health", None, "");
@@ -242,7 +242,7 @@ async fn too_many_headers_are_refused() {
     let ca = TestCa::start().await;
     for (count, status) in [(60, "HTTP/1.1 200 "), (70, "HTTP/1.1 431 ")] {
         let mut stream = tls(&ca).await;
-        let headers: String = (0..count).map(|number| format!("x-{number}: 1\r\n")).collect();
+        let headers = "x-filler: 1\r\n".repeat(count);
         let text = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
         stream.write_all(text.as_bytes()).await.unwrap();
         let answer = String::from_utf8(read_all(&mut stream).await).unwrap();

@@ -150,7 +150,9 @@ impl From<&EnrolmentError> for Problem {
         use EnrolmentError as E;
         let status = match error {
             E::TooMany { seconds } => return Self::too_many(*seconds, error.to_string()),
-            E::Signed(TokenRefusal::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            E::Signed(TokenRefusal::KeysUnavailable) | E::Policy(_) | E::IssuerEnding | E::State(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             E::Signed(refusal) if refusal.is_about_permission() => StatusCode::FORBIDDEN,
             E::NoCredential
             | E::MalformedCredential
@@ -171,7 +173,6 @@ impl From<&EnrolmentError> for Problem {
             | E::Csr(CsrRefusal::Asks(_))
             | E::KeyOfAnother
             | E::Denied(_) => StatusCode::FORBIDDEN,
-            E::Policy(_) | E::IssuerEnding | E::State(_) => StatusCode::SERVICE_UNAVAILABLE,
             E::Key | E::Sign(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         // The texts of our own failures hold no causes, and their kinds are nobody's business; both are in the log.

@@ -51,19 +51,19 @@ impl LimitSettings {
         let mut problems = Vec::new();
         for (key, value) in [("source_rate", self.source_rate), ("worker_rate", self.worker_rate)] {
             if value > HIGHEST_RATE {
-                problems.push(CaProblem::unfit(key, value, "0 (off) to 1000000"));
+                problems.push(CaProblem::unfit(key, &value, "0 (off) to 1000000"));
             }
         }
         for (key, value) in [("source_burst", self.source_burst), ("worker_burst", self.worker_burst)] {
             if !(1..=HIGHEST_RATE * 10).contains(&value) {
-                problems.push(CaProblem::unfit(key, value, "1 to 10000000"));
+                problems.push(CaProblem::unfit(key, &value, "1 to 10000000"));
             }
         }
         if self.failure_cost > HIGHEST_FAILURE_COST {
-            problems.push(CaProblem::unfit("failure_cost", self.failure_cost, "0 to 1000"));
+            problems.push(CaProblem::unfit("failure_cost", &self.failure_cost, "0 to 1000"));
         }
         if self.connections_per_source == Some(0) {
-            problems.push(CaProblem::unfit("connections_per_source", 0, "at least 1"));
+            problems.push(CaProblem::unfit("connections_per_source", &0, "at least 1"));
         }
         if !problems.is_empty() {
             return Err(problems);

@@ -11,10 +11,10 @@ pub(in crate::ca) struct Source(IpAddr);
 impl Source {
     /// The source of `address`. An IPv4 address in IPv6 clothes is an IPv4 address.
     pub(in crate::ca) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()),
-            address => Self(address),
-        }
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        })
     }
 }
 

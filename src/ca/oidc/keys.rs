@@ -162,6 +162,7 @@ mod tests {
         KeySource::Url(KeyUrl { url, root_file: "/r".into(), token_file: None })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "reads as what it stands for")]
     const fn seconds(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
     }

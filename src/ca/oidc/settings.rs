@@ -141,7 +141,7 @@ impl IssuerSettings {
         let mut problems = Vec::new();
         for (key, value) in [("issuer", &self.issuer), ("audience", &self.audience)] {
             if value.is_empty() || value.len() > TEXT_LIMIT || value.chars().any(char::is_control) {
-                problems.push(CaProblem::unfit(key, value, "a text of 1 to 512 bytes, as it stands in the tokens"));
+                problems.push(CaProblem::unfit(key, &value, "a text of 1 to 512 bytes, as it stands in the tokens"));
             }
         }
         let keys = self.keys(&mut problems);
@@ -150,19 +150,17 @@ impl IssuerSettings {
         let (shortest, longest) = (Duration::from_mins(1), Duration::from_hours(30 * 24));
         let longest_life = within("longest_life", &self.longest_life, shortest, longest, &mut problems);
         let default = (self.kind == IssuerKind::Kubernetes).then_some("{namespace}.{serviceaccount}");
-        let identity = match self.identity.as_deref().or(default) {
-            Some(text) => self.template("identity", text, &mut problems),
-            None => {
-                problems.push(CaProblem::missing("identity", "a template of the worker id, such as {sub}"));
-                None
-            }
-        };
+        let identity = self.identity.as_deref().or(default);
+        if identity.is_none() {
+            problems.push(CaProblem::missing("identity", "a template of the worker id, such as {sub}"));
+        }
+        let identity = identity.and_then(|text| self.template("identity", text, &mut problems));
         let names = self.names.iter().filter_map(|text| self.template("names", text, &mut problems)).collect();
         let require = self.requirements(&mut problems);
         if self.require_pod_binding.is_some() && self.kind != IssuerKind::Kubernetes {
             problems.push(CaProblem::unfit(
                 "require_pod_binding",
-                self.require_pod_binding.unwrap_or_default(),
+                &self.require_pod_binding.unwrap_or_default(),
                 "no such setting but with kind = \"kubernetes\"",
             ));
         }
@@ -192,14 +190,14 @@ impl IssuerSettings {
             (Some(file), None) => {
                 for (key, value) in of_url {
                     if let Some(value) = value {
-                        problems.push(CaProblem::unfit(key, value.display(), "no such setting but with jwks_url"));
+                        problems.push(CaProblem::unfit(key, &value.display(), "no such setting but with jwks_url"));
                     }
                 }
                 Some(KeySource::File(file.clone()))
             }
             (None, Some(text)) => {
-                let url =
-                    HttpsUrl::new(text).map_err(|expected| problems.push(CaProblem::unfit("jwks_url", text, expected)));
+                let url = HttpsUrl::new(text)
+                    .map_err(|expected| problems.push(CaProblem::new("jwks_url", Some(text), expected)));
                 let Some(root_file) = self.root_file.clone() else {
                     problems.push(CaProblem::missing("root_file", "the file with the roots of jwks_url's server"));
                     return None;
@@ -207,7 +205,7 @@ impl IssuerSettings {
                 Some(KeySource::Url(KeyUrl { url: url.ok()?, root_file, token_file: self.token_file.clone() }))
             }
             (Some(file), Some(_)) => {
-                problems.push(CaProblem::unfit("jwks_file", file.display(), "either jwks_file or jwks_url"));
+                problems.push(CaProblem::unfit("jwks_file", &file.display(), "either jwks_file or jwks_url"));
                 None
             }
             (None, None) => {

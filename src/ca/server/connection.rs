@@ -39,9 +39,10 @@ pub(super) async fn serve(
             Ok(Ok(stream)) => stream,
             failed => {
                 site.limits().source_failed(Source::of(address.ip()));
-                match failed {
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                    _ => tracing::debug!(%address, "TLS handshake not complete in time"),
+                if let Ok(Err(error)) = failed {
+                    tracing::debug!(%address, %error, "TLS handshake failed");
+                } else {
+                    tracing::debug!(%address, "TLS handshake not complete in time");
                 }
                 return;
             }
