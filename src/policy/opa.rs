@@ -14,7 +14,7 @@ use super::{PolicyError, PolicyStatus};
 use crate::bounded::{ReadError, read_file};
 use crate::clock::Clock;
 use crate::config::HttpsUrl;
-use crate::crypto::sha256;
+use crate::crypto::{crypto_provider, sha256};
 use crate::identity::CertificateBundle;
 use crate::identity::bundle::{BundleError, ROOTS_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
@@ -193,7 +193,7 @@ impl Material {
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .user_agent(concat!("crank-ca/", env!("CARGO_PKG_VERSION")));
         let builder = match address {
-            OpaAddress::Socket(path) => builder.unix_socket(path.clone()),
+            OpaAddress::Socket(path) => builder.unix_socket(path.clone()).tls_backend_preconfigured(trusts_nobody()?),
             OpaAddress::Https { url, .. } => {
                 let roots = certificates_from_pem("roots for OPA", &self.roots, ROOTS_LIMIT)?;
                 let identity = match &self.identity {
@@ -215,6 +215,13 @@ fn trust(url: &HttpsUrl, roots: Vec<rustls::pki_types::CertificateDer<'static>>)
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     let local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
     if local { ServerTrust::AuthorityRoots(roots) } else { ServerTrust::Roots(roots) }
+}
+
+/// What the client of a socket is made with, which has no use for TLS.
+fn trusts_nobody() -> Result<rustls::ClientConfig, TlsError> {
+    let builder = rustls::ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
+    let nobody = rustls::RootCertStore::empty();
+    Ok(builder.map_err(TlsError::Protocol)?.with_root_certificates(nobody).with_no_client_auth())
 }
 
 /// Reads the body up to the limit, whatever the headers promise.
