@@ -6,19 +6,21 @@ mod directory;
 mod message;
 mod reload;
 mod rules;
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::engine::{Answer, Asked, Engine};
 use super::input::{Hook, Input};
 use super::{PolicyError, PolicyStatus};
 use crate::bounded::ReadError;
+
+use threads::{Threads, on_large_stack};
 
 pub use cases::{CaseError, CaseReport, Cases, run_test_rules};
 pub use directory::{PolicyFiles, SourceFile};
@@ -95,8 +97,7 @@ pub enum RegoError {
 /// the old one stays.
 pub(crate) struct RegoEngine {
     current: watch::Receiver<Current>,
-    /// As many evaluations at a time. One that outlives its deadline keeps its place until it has ended.
-    places: Arc<Semaphore>,
+    threads: Threads,
     timeout: Duration,
     _reloading: DropGuard,
 }
@@ -114,11 +115,11 @@ impl RegoEngine {
     pub(crate) fn start(directory: &Path, timeout: Duration) -> Result<Self, RegoError> {
         let set = Arc::new(RuleSet::load(directory)?);
         tracing::info!(directory = %directory.display(), revision = set.revision(), "policy rules in force");
+        let threads = Threads::start(std::thread::available_parallelism().map_or(4, |cores| cores.get() * 2))?;
         let (sender, current) = watch::channel(Current { set, problem: None });
         let cancel = CancellationToken::new();
         tokio::spawn(reload::keep_current(directory.to_owned(), sender, cancel.clone()));
-        let places = std::thread::available_parallelism().map_or(4, |cores| cores.get() * 2);
-        Ok(Self { current, places: Arc::new(Semaphore::new(places)), timeout, _reloading: cancel.drop_guard() })
+        Ok(Self { current, threads, timeout, _reloading: cancel.drop_guard() })
     }
 }
 
@@ -126,18 +127,10 @@ impl Engine for RegoEngine {
     fn ask(&self, input: Input) -> Asked<'_> {
         let set = Arc::clone(&self.current.borrow().set);
         Box::pin(async move {
-            let place = Arc::clone(&self.places).acquire_owned().await;
-            let place = place.map_err(|_| PolicyError::new("no rules are evaluated any longer"))?;
             let timeout = self.timeout;
             let basis = format!("rego {}", set.revision());
-            let (sender, value) = oneshot::channel();
-            on_large_stack(move || {
-                // Whoever waited may have gone.
-                let _ = sender.send(set.evaluate(&input, timeout));
-                drop(place);
-            })
-            .map_err(|error| PolicyError::new(&error.to_string()))?;
-            let value = value.await.map_err(|_| PolicyError::new("the evaluation of the rules panicked"))?;
+            let value = self.threads.run(move || set.evaluate(&input, timeout)).await;
+            let value = value.unwrap_or_else(|| Err(PolicyError::new("the evaluation of the rules panicked")));
             Ok(Answer { value: value?, basis })
         })
     }
@@ -147,16 +140,6 @@ impl Engine for RegoEngine {
         PolicyStatus { engine: "rego", revision: Some(set.revision().to_owned()), problem }
     }
 }
-
-/// Runs `work` on a thread of its own, whose stack suffices for the longest chain of rules: evaluation and compilation
-/// are recursive.
-fn on_large_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, RegoError> {
-    let thread = std::thread::Builder::new().name("rego".to_owned()).stack_size(STACK_SIZE);
-    thread.spawn(work).map_err(|_| RegoError::Thread)
-}
-
-/// In bytes of address space; what is not used takes no memory. See the test of the longest chain.
-const STACK_SIZE: usize = 128 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -118,7 +118,7 @@ fn an_endless_comprehension_is_cut_off() {
 
 #[test]
 fn the_longest_chain_of_rules_with_deep_expressions_fits_the_stack() {
-    let nested = |inner: &str| (0..12).fold(inner.to_owned(), |text, n| format!("[x{n} | some x{n} in [{text}]][0]"));
+    let nested = |inner: &str| (0..6).fold(inner.to_owned(), |text, n| format!("[x{n} | some x{n} in [{text}]][0]"));
     let rule = |n: usize| format!("v{n} := {} + 1\n", nested(&format!("v{}", n - 1)));
     let chain: String = (1..250).map(rule).collect();
     let body = format!("v0 := 0\n{chain}can_issue_certificate := {{\"allow\": v249 == 249}}");
@@ -135,8 +135,8 @@ async fn evaluations_beyond_the_places_wait_for_one() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.rego"), rules("can_issue_certificate := {\"allow\": true}")).unwrap();
     let engine = RegoEngine::start(directory.path(), Duration::from_secs(1)).unwrap();
-    let all = u32::try_from(engine.places.available_permits()).unwrap();
-    let taken = Arc::clone(&engine.places).acquire_many_owned(all).await.unwrap();
+    let all = u32::try_from(engine.threads.places.available_permits()).unwrap();
+    let taken = Arc::clone(&engine.threads.places).acquire_many_owned(all).await.unwrap();
     let mut asked = engine.ask(Input::sample(Hook::CanIssueCertificate));
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut asked).await.is_err());
     drop(taken);
