@@ -26,6 +26,8 @@ mod limits;
 mod lint;
 #[path = "ca/lost_replies.rs"]
 mod lost_replies;
+#[path = "ca/policy.rs"]
+mod policy;
 #[path = "ca/problems.rs"]
 mod problems;
 #[path = "ca/process.rs"]

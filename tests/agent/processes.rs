@@ -80,6 +80,11 @@ impl Ca {
         self.directory.path().join("ca")
     }
 
+    /// Settings, read at the next start where there are any.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.directory.path().join("crank-ca.toml")
+    }
+
     fn log_file(&self) -> PathBuf {
         self.directory.path().join("ca.log")
     }
@@ -101,8 +106,10 @@ impl Ca {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let config = self.config_file().exists().then(|| self.config_file());
         let child = self
             .command(&["serve"])
+            .args(config.iter().flat_map(|path| [Path::new("--config"), path]))
             .args(["--listen", &self.address.to_string(), "--dns", "localhost", "--lifetime", &self.lifetime])
             .stdin(Stdio::null())
             .stdout(log)

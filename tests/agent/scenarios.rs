@@ -132,6 +132,32 @@ fn a_refusal_ends_the_first_start_with_77_and_the_reason() {
 }
 
 #[test]
+fn a_denial_by_policy_is_told_with_its_reason_and_the_decision_that_is_in_the_audit_trail() {
+    let mut ca = Ca::stopped("1h");
+    let rules = ca.config_file().with_file_name("rules");
+    std::fs::create_dir(&rules).unwrap();
+    let text = "package crank\n\ncan_issue_certificate := {\"allow\": false, \"reason\": \"not on Fridays\"}\n\n\
+                certificate_validity_period := {\"period\": \"1h\"}\n\n\
+                should_renew_certificate := {\"allow\": false}\n\nrevoke_certificate := {\"allow\": false}\n";
+    std::fs::write(rules.join("crank.rego"), text).unwrap();
+    let settings = format!("[policy]\nengine = \"rego\"\ndirectory = \"{}\"\n", rules.display());
+    std::fs::write(ca.config_file(), settings).unwrap();
+    ca.restart();
+    let worker = Worker::of(&ca, "streaming");
+    let output = worker.run_once(&["run"]);
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let events = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let failed = events.into_iter().find(|event| event["event"] == "CSR_FAILED").unwrap();
+    assert!(failed["error"]["message"].as_str().unwrap().contains("denied by policy: not on Fridays"), "{failed}");
+    let decision = failed["decision_id"].as_str().unwrap();
+    let audit = ca.log();
+    let audit = audit.lines().find(|line| line.contains("CERTIFICATE_REQUESTED") && line.contains(decision)).unwrap();
+    assert!(audit.contains("\"decision_basis\":\"rego sha256:"), "{audit}");
+    assert!(audit.contains(failed["correlation_id"].as_str().unwrap()), "{audit}");
+}
+
+#[test]
 fn another_ca_is_refused_before_anything_is_sent() {
     let ca = Ca::start("1h");
     let other = Ca::start("1h");
