@@ -77,6 +77,16 @@ fn the_commands_of_the_ca_that_need_no_other_program_work() {
     }
 }
 
+#[test]
+fn the_commands_of_policy_try_the_shipped_rules() {
+    let shipped = root().join("deploy/policy");
+    let ended = run(&session_of("docs/policy.md").replace("deploy/policy", shipped.to_str().unwrap()));
+    assert_success("docs/policy.md", &ended);
+    for part in [" passed; rules sha256:", "\"allow\": true"] {
+        assert!(ended.output.contains(part), "no {part:?} in:\n{}", ended.output);
+    }
+}
+
 /// Where each is run: the first below, as a debug build; the others by the gate.
 const CARGO: [&str; 3] = [
     "cargo run --release -- dev --lifetime 2m",

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use crank_agent::config::{Arguments, Facts, resolve};
 use crank_agent::control::StatusReport;
 use crank_agent::events::EventRecord;
+use crank_agent::policy::Input;
 use crank_agent::wire::ErrorReply;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,6 +72,7 @@ fn every_json_example_is_what_the_program_writes() {
         match value {
             _ if value.get("event").is_some() => assert_whole::<EventRecord>(&value),
             _ if value.get("instance").is_some() => assert_whole::<ErrorReply>(&value),
+            _ if value.get("hook").is_some() => assert_whole::<Input>(&value),
             _ => assert_whole::<StatusReport>(&value),
         }
     }
