@@ -53,6 +53,8 @@ pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_
 pub use oidc::{IssuerKind, IssuerSettings, TokenIssuer, TokenRefusal};
 pub use renewal_info::{OrderError, PlacedOrder, RenewalOrder, RenewalOrders, Selector, SelectorError};
 pub use request::CsrRefusal;
+#[doc(hidden)]
+pub use request::read_csr_body;
 pub use revocation::{
     AdminSection, CrlSection, REVOCATION_REASONS, RenewalSection, RevocationConfig, RevocationError, Revocations,
     RevokedCertificate, reason_name,

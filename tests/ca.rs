@@ -36,3 +36,5 @@ mod process;
 mod server;
 #[path = "ca/signed_tokens.rs"]
 mod signed_tokens;
+#[path = "ca/verifiers.rs"]
+mod verifiers;

@@ -13,10 +13,12 @@ use x509_parser::oid_registry as oid;
 use x509_parser::prelude::{FromDer, X509Version};
 use x509_parser::x509::X509Name;
 
+use super::enrolment::EnrolmentError;
 use super::sign::CertifiableKey;
-use crate::identity::SubjectAltName;
 use crate::identity::csr::{ORGANIZATION, ORGANIZATIONAL_UNIT};
+use crate::identity::{KeyType, SubjectAltName};
 use crate::printable::printable;
+use crate::wire::CsrRequest;
 
 /// What a CSR proves and asks for. Nothing else of it goes any further.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +108,15 @@ pub(crate) fn parse_der(der: &[u8]) -> Result<KeyRequest, CsrRefusal> {
         names = extensions::check(&requested.extensions, key.key_type())?;
     }
     Ok(KeyRequest { key, common_name, names })
+}
+
+/// Reads the body of `POST /certificates/csr` as far as it goes without a credential: the kind of key, or the kind of
+/// the refusal. For the fuzz target.
+#[doc(hidden)]
+pub fn read_csr_body(body: &[u8]) -> Result<KeyType, &'static str> {
+    let body: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body.kind())?;
+    let request = parse(&body.csr).map_err(|refusal| refusal.kind())?;
+    Ok(request.key.key_type())
 }
 
 /// The algorithms in use today; SHA-1 is not among them.

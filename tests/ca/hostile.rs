@@ -67,6 +67,77 @@ async fn hostile_csrs_get_an_error_that_says_why_and_no_certificate() {
 }
 
 #[tokio::test]
+async fn every_seed_of_the_fuzz_target_gets_the_problem_in_its_name() {
+    let ca = TestCa::start().await;
+    let client = ca.client();
+    let spent = ca.token("streaming", &[]).await;
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/csr_body");
+    let mut good = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let kind = name.split('-').next().unwrap();
+        let token = if kind == "good" { ca.token("streaming", &[]).await } else { spent.clone() };
+        let body = std::fs::read(&path).unwrap();
+        let reply = ca.send(&client, Method::POST, "/certificates/csr", Some(&token), body).await.unwrap();
+        if kind == "good" {
+            assert_eq!(reply.status, 200, "{name}: {}", reply.body);
+            good += 1;
+            continue;
+        }
+        let found = reply.body["type"].as_str().unwrap().trim_start_matches("urn:crank-ca:problem:");
+        match kind {
+            "names" => assert!(matches!(found, "names_not_permitted" | "other_worker"), "{name}: {}", reply.body),
+            kind => assert_eq!(found, kind, "{name}: {}", reply.body),
+        }
+        // What came from outside is told in one printable line, and not at length.
+        let detail = reply.detail();
+        assert!(detail.chars().count() < 1500 && !detail.chars().any(char::is_control), "{name}: {detail}");
+    }
+    assert_eq!(ca.issued().await, good);
+    // The token that all of them showed is good still.
+    let (_, csr) = key_and_csr(&identity("streaming", &[]));
+    assert_eq!(ca.enrol(&client, Some(&spent), "streaming", &csr).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_of_another_worker_is_refused_however_it_comes() {
+    let ca = TestCa::start().await;
+    let client = ca.client();
+    let (key, csr) = key_and_csr(&identity("streaming", &[]));
+    let token = ca.token("streaming", &[]).await;
+    let chain = ca.enrol(&client, Some(&token), "streaming", &csr).await.chain();
+    // A thief of the key knows no CSR of its owner, but can make one of his own.
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.subject_alt_names = vec![dns("thief")];
+    let pair = KeyPair::from_pem(&key.to_pem().unwrap()).unwrap();
+    let stolen = params.serialize_request(&pair).unwrap().pem().unwrap();
+    let token = ca.token("thief", &[]).await;
+    let reply = ca.enrol(&client, Some(&token), "thief", &stolen).await;
+    assert_eq!((reply.status, reply.body["type"].as_str()), (403, Some("urn:crank-ca:problem:key_of_another")));
+    assert_eq!(ca.issued().await, 1);
+    assert_eq!(ca.enrol(&ca.client_as(chain, &key), None, "streaming", &csr).await.status, 200);
+}
+
+#[tokio::test]
+async fn ten_thousand_names_are_too_many_however_they_come() {
+    let ca = TestCa::start().await;
+    let client = ca.client();
+    let token = ca.token("streaming", &[]).await;
+    let many =
+        |count: u32| csr(|params| params.subject_alt_names = (0..count).map(|n| dns(&format!("a{n}"))).collect());
+    // The largest that a request holds is read, and refused by its names.
+    let reply = ca.enrol(&client, Some(&token), "streaming", &many(5_000)).await;
+    assert_eq!(reply.body["type"], "urn:crank-ca:problem:names_not_permitted", "{}", reply.body);
+    assert!(reply.detail().len() < 1000, "{}", reply.detail());
+    if let Ok(reply) = ca.send(&client, Method::POST, "/certificates/csr", Some(&token), many(10_000)).await {
+        assert_eq!(reply.status, 413, "{}", reply.body);
+    }
+    assert_eq!(ca.issued().await, 0);
+}
+
+#[tokio::test]
 async fn bodies_that_are_no_request_are_refused() {
     let ca = TestCa::start().await;
     let client = ca.client();

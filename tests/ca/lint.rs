@@ -91,7 +91,7 @@ impl Certificates {
 }
 
 /// The certificate that the CA's own listener presents.
-async fn served_leaf(ca: &TestCa) -> CertificateDer<'static> {
+pub(crate) async fn served_leaf(ca: &TestCa) -> CertificateDer<'static> {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(&ca.running.root_pem(), None)));
     let stream = tokio::net::TcpStream::connect(ca.running.address()).await.unwrap();
     let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();

@@ -7,6 +7,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::ca::est;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::csr::generate_csr;
 use crate::identity::{KeyType, PrivateKey, RequestedIdentity, TrustDomain, WorkerId};
@@ -179,7 +180,69 @@ fn what_is_not_exactly_one_csr_is_refused() {
     }
 }
 
+/// The seeds of the fuzz target: name and body.
+fn seeds() -> Vec<(String, Vec<u8>)> {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/csr_body");
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn every_seed_is_refused_for_the_reason_in_its_name() {
+    let seeds = seeds();
+    assert!(seeds.len() > 130);
+    let mut wrong = Vec::new();
+    for (name, body) in seeds {
+        let kind = name.split('-').next().unwrap();
+        let read = read_csr_body(&body);
+        if read.err().unwrap_or(kind) != kind || read.is_ok() != matches!(kind, "good" | "names") {
+            wrong.push(format!("{name}: {read:?}"));
+        }
+        // EST, which has no PEM around it, comes to the same.
+        let Ok(request) = serde_json::from_slice::<CsrRequest>(&body) else { continue };
+        let Ok(der) = CertificateSigningRequestDer::from_pem_slice(request.csr.as_bytes()) else { continue };
+        let again = est::decode(to_base64(&der).as_bytes()).and_then(|der| parse_der(&der));
+        assert!(parse(&request.csr).is_err() || again == parse(&request.csr), "{name}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn to_base64(der: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(der)
+}
+
+#[test]
+fn ten_thousand_names_are_read_in_no_time() {
+    let names = (0..10_000).map(|number| SanType::DnsName(format!("a{number}").try_into().unwrap())).collect();
+    let pem = csr(|params| params.subject_alt_names = names);
+    let begun = std::time::Instant::now();
+    assert_eq!(parse(&pem).unwrap().names.unwrap().names.len(), 10_000);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+}
+
 proptest! {
+    #[test]
+    fn a_seed_with_bytes_changed_is_taken_without_panic(
+        seed: prop::sample::Index,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut: prop::sample::Index,
+    ) {
+        let (_, body) = seed.get(&seeds()).clone();
+        let Ok(request) = serde_json::from_slice::<CsrRequest>(&body) else { return Ok(()) };
+        let Ok(der) = CertificateSigningRequestDer::from_pem_slice(request.csr.as_bytes()) else { return Ok(()) };
+        let mut der = der.to_vec();
+        for (at, with) in changes {
+            if !der.is_empty() {
+                let at = at.index(der.len());
+                der[at] = with;
+            }
+        }
+        let _ = parse_der(&der);
+        der.truncate(cut.index(der.len() + 1));
+        let _ = parse(&to_pem(&der));
+    }
+
     #[test]
     fn any_text_is_taken_without_panic(text in any::<String>()) {
         prop_assert!(parse(&text).is_err());
