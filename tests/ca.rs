@@ -6,6 +6,8 @@
 mod anonymous;
 #[path = "ca/credentials.rs"]
 mod credentials;
+#[path = "ca/crl.rs"]
+mod crl;
 #[path = "ca/est.rs"]
 mod est;
 #[path = "ca/foreign.rs"]
@@ -32,6 +34,10 @@ mod policy;
 mod problems;
 #[path = "ca/process.rs"]
 mod process;
+#[path = "ca/renewal.rs"]
+mod renewal;
+#[path = "ca/revocation.rs"]
+mod revocation;
 #[path = "ca/server.rs"]
 mod server;
 #[path = "ca/signed_tokens.rs"]

@@ -43,7 +43,7 @@ pub(crate) struct CrlEntry {
     pub(crate) serial: String,
     /// Why.
     pub(crate) reason: RevocationReason,
-    /// When.
+    /// When; a minute earlier than in the record, where that would be after `thisUpdate`.
     pub(crate) revoked_at: OffsetDateTime,
 }
 

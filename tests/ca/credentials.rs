@@ -48,7 +48,14 @@ async fn no_route_issues_anything_without_a_credential() {
         let path = route.path.replace("{serial}", "01:02");
         let est = path.starts_with("/.well-known/est/");
         let (media_type, body) = if est { ("application/pkcs10", &base64) } else { ("application/json", &json) };
-        let open = ["/health", "/ca/certificate", "/provider/status", "/provider/config", "/.well-known/est/cacerts"];
+        let open = [
+            "/health",
+            "/ca/certificate",
+            "/ca/crl",
+            "/provider/status",
+            "/provider/config",
+            "/.well-known/est/cacerts",
+        ];
         let open = open.contains(&path.as_str());
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "ENROL"] {
             // The second is {"alg":"none"} with {"sub":"streaming"}.
@@ -253,7 +260,7 @@ async fn many_workers_enrol_at_once_with_serials_all_different() {
     assert_eq!((leaves.len(), ca.issued().await), (40, 40));
 }
 
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+pub(crate) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     use std::pin::Pin;
     use std::task::Poll;
     let mut pending: Vec<(Pin<Box<_>>, Option<T>)> = futures.map(|future| (Box::pin(future), None)).collect();

@@ -111,6 +111,39 @@ impl TestCa {
     }
 }
 
+/// A worker with its certificate.
+pub(crate) struct Worker {
+    /// Shows the certificate.
+    pub(crate) client: Client,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKey,
+    /// As `4a:3b:…`.
+    pub(crate) serial: String,
+}
+
+impl TestCa {
+    /// A worker that has enrolled.
+    pub(crate) async fn worker(&self, id: &str) -> Worker {
+        let token = self.token(id, &[]).await;
+        let (key, csr) = key_and_csr(&identity(id, &[]));
+        let chain = self.enrol(&self.client(), Some(&token), id, &csr).await.chain();
+        let client = self.client_as(chain.clone(), &key);
+        let serial = serial_of(&chain[0]);
+        Worker { client, chain, key, serial }
+    }
+
+    pub(crate) async fn revoke(&self, client: &Client, serial: &str, body: &str) -> Reply {
+        let path = format!("/certificates/{serial}");
+        self.send(client, Method::DELETE, &path, None, body.to_owned()).await.unwrap()
+    }
+}
+
+pub(crate) fn serial_of(certificate: &CertificateDer<'_>) -> String {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
+    crank_agent::identity::metadata::serial_text(parsed.tbs_certificate.raw_serial())
+}
+
 pub(crate) async fn send(
     client: &Client,
     method: Method,

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::harness::{Reply, client_config, client_with_config, identity, key_and_csr, send};
 
-fn crank_ca(arguments: &[&str]) -> Output {
+pub(crate) fn crank_ca(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_crank-ca")).args(arguments).env_clear().output().unwrap()
 }
 
@@ -90,7 +90,7 @@ impl Process {
         }
     }
 
-    async fn enrol(&self, client: &reqwest::Client, token: Option<&str>, csr: &str) -> Reply {
+    pub(crate) async fn enrol(&self, client: &reqwest::Client, token: Option<&str>, csr: &str) -> Reply {
         let url = format!("https://localhost:{}/certificates/csr", self.port);
         let body = json!({ "csr": csr, "service_name": "streaming" }).to_string();
         send(client, Method::POST, &url, token, body).await.unwrap()

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::harness::{TestCa, client_config, client_with_config, eventually, identity, key_and_csr};
+use super::harness::{TestCa, client_config, client_with_config, eventually};
 
 async fn tls(ca: &TestCa) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(ca.running.address()).await.unwrap();
@@ -72,14 +72,6 @@ async fn what_is_not_offered_says_so() {
         let reply = ca.send(&client, Method::GET, path, None, "").await.unwrap();
         assert!(reply.status == 404 && !reply.detail().is_empty(), "{path}: {}", reply.body);
     }
-    // Not even with the worker's own certificate.
-    let token = ca.token("streaming", &[]).await;
-    let (key, csr) = key_and_csr(&identity("streaming", &[]));
-    let chain = ca.enrol(&client, Some(&token), "streaming", &csr).await.chain();
-    let worker = ca.client_as(chain, &key);
-    let reply = ca.send(&worker, Method::DELETE, "/certificates/01:02", None, "").await.unwrap();
-    assert_eq!(reply.status, 501);
-    assert!(reply.body.get("revoked").is_none());
 }
 
 #[tokio::test]

@@ -183,19 +183,25 @@ pub(crate) enum Token {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "revoked", required = true, multiple = false, args = ["serial", "worker"])]
 pub(crate) struct Revoke {
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) target: RevocationTarget,
+    /// Why: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn
+    #[arg(long, default_value = "unspecified", value_parser = parse_reason)]
+    pub(crate) reason: RevocationReason,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RevocationTarget {
     /// The certificate with this serial number, as `4a:3b:2c:1d` or without colons
     #[arg(long)]
     pub(crate) serial: Option<String>,
     /// Every certificate of this worker that is in force
     #[arg(long, value_name = "ID")]
     pub(crate) worker: Option<WorkerId>,
-    /// Why: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn
-    #[arg(long, default_value = "unspecified", value_parser = parse_reason)]
-    pub(crate) reason: RevocationReason,
 }
 
 #[derive(Debug, Args)]
@@ -203,18 +209,7 @@ pub(crate) struct Rotate {
     #[command(flatten)]
     pub(crate) place: Place,
     #[command(flatten)]
-    pub(crate) rotation: Rotation,
-}
-
-#[derive(Debug, Args)]
-#[group(id = "task", required = true, multiple = false, args = ["conditions", "all", "list", "cancel"])]
-pub(crate) struct Rotation {
-    /// What the certificates have in common: worker=GLOB, issuer=SHA256 or issued-before=TIME; of several, all must hold
-    #[arg(long = "match", value_name = "CONDITION", requires = "within", requires = "explanation")]
-    pub(crate) conditions: Vec<String>,
-    /// Every certificate
-    #[arg(long, requires = "within", requires = "explanation")]
-    pub(crate) all: bool,
+    pub(crate) task: RotationTask,
     /// The time over which renewals are spread: 1s to 90d
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) within: Option<Duration>,
@@ -224,6 +219,17 @@ pub(crate) struct Rotation {
     /// Why; the agents tell it in their logs
     #[arg(long, value_name = "TEXT")]
     pub(crate) explanation: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RotationTask {
+    /// What the certificates have in common: worker=GLOB, issuer=SHA256 or issued-before=TIME; of several, all must hold
+    #[arg(long = "match", value_name = "CONDITION", requires = "within", requires = "explanation")]
+    pub(crate) conditions: Vec<String>,
+    /// Every certificate
+    #[arg(long, requires = "within", requires = "explanation")]
+    pub(crate) all: bool,
     /// List the newest 1,000 orders
     #[arg(long)]
     pub(crate) list: bool,

@@ -1,6 +1,7 @@
 //! Owns the commands by which an operator revokes certificates and orders renewals, beside a serving CA.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crank_agent::ca::{
     RenewalOrder, RenewalOrders, RevocationError, Revocations, RevokedCertificate, Selector, reason_name,
@@ -10,7 +11,7 @@ use crank_agent::policy::DefaultPolicy;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::arguments::{Revoke, Rotate, Rotation};
+use crate::arguments::{Revoke, Rotate, RotationTask};
 use crate::failure::{CONFIGURATION, Failure};
 use crate::say;
 
@@ -19,7 +20,7 @@ pub(crate) async fn revoke(revoke: Revoke) -> Result<(), Failure> {
     let (data_dir, database) = revoke.place.resolve()?;
     let policy = Box::new(DefaultPolicy::default());
     let revocations = Revocations::open(&data_dir, &database, policy, Arc::new(SystemClock)).await?;
-    let revoked = match (&revoke.serial, &revoke.worker) {
+    let revoked = match (&revoke.target.serial, &revoke.target.worker) {
         (Some(serial), _) => revocations.revoke_certificate(serial, revoke.reason).await.map(|one| vec![one]),
         (None, Some(worker)) => revocations.revoke_worker(worker, revoke.reason).await,
         (None, None) => Err(RevocationError::UnknownSerial),
@@ -34,33 +35,46 @@ pub(crate) async fn revoke(revoke: Revoke) -> Result<(), Failure> {
 /// `crank-ca rotate`.
 pub(crate) async fn rotate(rotate: Rotate) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (data_dir, database) = rotate.place.resolve()?;
+    let Rotate { place, task, within, start, explanation } = rotate;
+    let (data_dir, database) = place.resolve()?;
+    // The arguments demand both where an order is placed.
+    let terms = Terms { within: within.unwrap_or_default(), start, explanation: explanation.unwrap_or_default() };
     let orders = RenewalOrders::open(&data_dir, &database, Arc::clone(&clock)).await?;
-    let said = answer(&orders, rotate.rotation, clock.now().wall).await;
+    let said = answer(&orders, task, terms, clock.now().wall).await;
     orders.close().await;
     say(&said?)
 }
 
-async fn answer(orders: &RenewalOrders, rotation: Rotation, now: OffsetDateTime) -> Result<String, Failure> {
-    if rotation.list {
+/// When and why to renew.
+struct Terms {
+    within: Duration,
+    start: Option<OffsetDateTime>,
+    explanation: String,
+}
+
+async fn answer(
+    orders: &RenewalOrders,
+    task: RotationTask,
+    terms: Terms,
+    now: OffsetDateTime,
+) -> Result<String, Failure> {
+    if task.list {
         return Ok(table(&orders.list().await?, now));
     }
-    if let Some(id) = &rotation.cancel {
+    if let Some(id) = &task.cancel {
         if orders.cancel(id).await? {
             return Ok("cancelled\n".to_owned());
         }
         let message = "there is no order in force with this id: see `crank-ca rotate --list`".to_owned();
         return Err(Failure { code: CONFIGURATION, message });
     }
-    let selector = if rotation.all {
+    let selector = if task.all {
         Selector::default()
     } else {
         let bad = |error| Failure::new(CONFIGURATION, &error);
-        Selector::matching(&rotation.conditions).map_err(bad)?
+        Selector::matching(&task.conditions).map_err(bad)?
     };
-    // The arguments demand both.
-    let (within, explanation) = (rotation.within.unwrap_or_default(), rotation.explanation.unwrap_or_default());
-    let placed = orders.place(selector, rotation.start, within, &explanation).await?;
+    let placed = orders.place(selector, terms.start, terms.within, &terms.explanation).await?;
     let plural = if placed.certificates == 1 { "" } else { "s" };
     Ok(format!(
         "order {}: {} certificate{plural} to renew from {} to {}\n",

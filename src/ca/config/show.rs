@@ -42,8 +42,12 @@ impl fmt::Display for CaConfig {
         writeln!(f, "\n[crl]\nlifetime = {}", quoted(&format_duration(*crl_lifetime)))?;
         let admins: Vec<String> = admins.identities().map(|identity| quoted(&identity)).collect();
         writeln!(f, "\n[admin]\nidentities = [{}]", admins.join(", "))?;
-        let max_waiting = max_waiting.unwrap_or_else(|| RevocationConfig::default_waiting(self.max_connections));
-        writeln!(f, "\n[renewal]\nmax_waiting = {max_waiting}")?;
+        if max_waiting.is_some() || explanation_url.is_some() {
+            writeln!(f, "\n[renewal]")?;
+        }
+        if let Some(max_waiting) = max_waiting {
+            writeln!(f, "max_waiting = {max_waiting}")?;
+        }
         if let Some(url) = explanation_url {
             writeln!(f, "explanation_url = {}", quoted(url))?;
         }

@@ -25,6 +25,8 @@ fn every_key_is_taken() {
          max_connections = 5\nretention = '30d'\nrenewal_grace = '1d'\n[database]\n\
          url = 'postgres:///crank?host=/run/postgresql'\nmax_connections = 3\n[limits]\nsource_rate = 7\n\
          [policy]\nengine = 'rego'\ndirectory = '/p'\n\
+         [crl]\nlifetime = '6h'\n[admin]\nidentities = ['ops.example', 'spiffe://a/worker/b']\n\
+         [renewal]\nmax_waiting = 4\nexplanation_url = 'https://example.org/why'\n\
          [[issuers]]\nkind = 'kubernetes'\nissuer = 'https://kubernetes.default.svc'\naudience = 'crank-ca'\n\
          jwks_url = 'https://kubernetes.default.svc/openid/v1/jwks'\nroot_file = '/r'\ntoken_file = '/t'\n\
          algorithms = ['RS256']\nleeway = '1m'\nlongest_life = '2h'\nidentity = '{namespace}-{serviceaccount}'\n\
@@ -40,6 +42,9 @@ fn every_key_is_taken() {
     assert_eq!((config.max_connections, config.retention), (5, Duration::from_hours(30 * 24)));
     assert_eq!((config.renewal_grace, config.limits.source.rate), (Duration::from_hours(24), 7));
     assert_eq!((config.issuers.len(), config.anonymous.len()), (1, 1));
+    assert_eq!(config.revocation.crl_lifetime, Duration::from_hours(6));
+    assert_eq!(config.revocation.admins.identities().count(), 2);
+    assert_eq!(config.revocation.max_waiting, Some(4));
     assert!(matches!(config.database, Database::Postgres(server) if server.max_connections == 3));
 }
 
@@ -48,7 +53,8 @@ fn all_problems_are_told_at_once() {
     let report = resolve(
         "names = []\nlifetime = '1s'\nmax_connections = 0\nretention = '1h'\nrenewal_grace = '8d'\n[database]\n\
          url = 'postgres://db.example/crank'\nmax_connections = 1\n[policy]\nengine = 'rego'\n[limits]\n\
-         failure_cost = 5000\n[[issuers]]\n\
+         failure_cost = 5000\n[crl]\nlifetime = '59s'\n[admin]\n\
+         identities = ['localhost']\n[renewal]\nmax_waiting = 0\nexplanation_url = 'http://example.org'\n[[issuers]]\n\
          issuer = 'i'\naudience = 'a'\njwks_file = '/k'\nidentity = '{sub}'\n[[issuers]]\nissuer = 'i'\n\
          audience = 'a'\njwks_file = '/k'\nidentity = '{sub}{x}'\n[[anonymous]]\nsources = ['10.0.0.1']\n\
          workers = ['*']\n",
@@ -57,7 +63,9 @@ fn all_problems_are_told_at_once() {
     let mut keys: Vec<&str> = report.problems.iter().map(|problem| problem.key.as_str()).collect();
     keys.sort_unstable();
     let expected = [
+        "admin.identities",
         "anonymous.sources",
+        "crl.lifetime",
         "data_dir",
         "database.max_connections",
         "database.root_file",
@@ -67,6 +75,8 @@ fn all_problems_are_told_at_once() {
         "max_connections",
         "names",
         "policy.directory",
+        "renewal.explanation_url",
+        "renewal.max_waiting",
         "renewal_grace",
         "retention",
     ];

@@ -55,7 +55,7 @@ impl CertificateAuthorityManager {
         let (plan, der) =
             signed.map_err(|_| CrlError::Signing { number, reason: "signing was given up".to_owned() })??;
         self.state.record_crl(&plan, &der).await?;
-        tracing::info!(number, entries = plan.entries.len(), next_update = %plan.next_update, "signed a CRL");
+        tracing::debug!(number, entries = plan.entries.len(), next_update = %plan.next_update, "signed a CRL");
         Ok(())
     }
 
@@ -88,6 +88,8 @@ impl CertificateAuthorityManager {
         self.look().await?;
         if signed_at.is_none_or(|at| at.elapsed() >= BETWEEN_CRLS) && self.sign_due_crls().await? {
             *signed_at = Some(Instant::now());
+            let number = self.standing.with(|known| known.crls.current().map(|crl| crl.number));
+            tracing::info!(number, "signed a CRL");
         }
         Ok(())
     }

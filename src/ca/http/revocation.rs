@@ -1,11 +1,12 @@
 //! Owns the answers of revocation: the revoking of a certificate, the CRL, and renewal information with its long poll.
 
+use std::collections::BTreeMap;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -18,6 +19,7 @@ use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::renewal_info::{RenewalInfo, Subject, preferred_wait};
 use crate::ca::revocation::{REVOCATION_REASONS, RevocationError, parse_serial, reason_name, serial_bytes};
 use crate::policy::RevocationReason;
+use crate::printable::printable;
 
 /// `DELETE /certificates/{serial}`.
 pub(super) async fn revoke(manager: &CertificateAuthorityManager, request: Request) -> Result<Response, Problem> {
@@ -147,18 +149,17 @@ async fn serial(parts: &mut Parts) -> String {
 
 /// From the body or the query, at most one of them.
 fn reason(query: Option<&str>, body: &[u8]) -> Result<RevocationReason, Problem> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Asked {
-        #[serde(default)]
-        reason: Option<String>,
-    }
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let in_body = if body.is_empty() {
         None
     } else {
         let form = |_| bad("expected no body, or a JSON object with the text `reason`".to_owned());
-        serde_json::from_slice::<Asked>(body).map_err(form)?.reason
+        let mut fields: BTreeMap<String, String> = serde_json::from_slice(body).map_err(form)?;
+        let reason = fields.remove("reason");
+        if let Some(field) = fields.keys().next() {
+            return Err(bad(format!("expected the field `reason` and no others, not `{}`", printable(field, 64))));
+        }
+        reason
     };
     let name = match (in_body, parameter(query, "reason")) {
         (Some(_), Some(_)) => return Err(bad("expected the reason once: in the body or in the query".to_owned())),

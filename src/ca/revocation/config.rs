@@ -82,11 +82,6 @@ impl RevocationConfig {
         config
     }
 
-    /// How many may wait where that is not set: else nobody could enrol while all wait.
-    pub(crate) fn default_waiting(max_connections: usize) -> usize {
-        max_connections / 4 * 3
-    }
-
     /// What cannot be used.
     pub(crate) fn problems(&self, max_connections: usize) -> Vec<CaProblem> {
         let mut problems = Vec::new();
@@ -108,7 +103,8 @@ impl RevocationConfig {
     pub(crate) fn apply(self, manager: &mut CertificateAuthorityManager, max_connections: usize) {
         manager.crl_lifetime = time::Duration::try_from(self.crl_lifetime).unwrap_or(time::Duration::DAY);
         manager.admins = self.admins;
-        manager.waiters = Waiters::new(self.max_waiting.unwrap_or_else(|| Self::default_waiting(max_connections)));
+        // Not all of them: nobody could enrol while all wait.
+        manager.waiters = Waiters::new(self.max_waiting.unwrap_or(max_connections / 4 * 3));
         manager.explanation_url = self.explanation_url;
     }
 }

@@ -62,7 +62,9 @@ impl State {
         transaction.commit().await?;
         let entry = |(serial, reason, revoked_at)| {
             let reason = reason_from_code(reason).ok_or(StateError::Corrupt { what: "a reason" })?;
-            Ok(CrlEntry { serial, reason, revoked_at: time_from_seconds(revoked_at)? })
+            // Not after `thisUpdate`, which lies a minute back: a verifier may stumble over it.
+            let revoked_at = time_from_seconds(revoked_at)?.min(times.this_update);
+            Ok(CrlEntry { serial, reason, revoked_at })
         };
         Ok(CrlPlan {
             issuer_digest,
