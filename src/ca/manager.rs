@@ -150,13 +150,13 @@ impl CertificateAuthorityManager {
         context: &Context,
     ) -> Result<RevokedCertificate, RevocationError> {
         let revoker = Revoker { state: &self.state, policy: &*self.policy, clock: &*self.clock };
-        let revoked = revoker.revoke(actor, serial, reason, context).await?;
+        let done = revoker.revoke(actor, serial, reason, context).await?;
         // It is revoked: what follows is only sooner than the next look would be.
         if let Err(error) = self.look().await {
             tracing::warn!(error = error_chain(&error), "cannot look for changes of the record for now");
         }
         self.standing.tell();
-        Ok(revoked)
+        Ok(done)
     }
 
     /// The orders to renew of this CA.

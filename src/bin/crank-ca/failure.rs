@@ -29,10 +29,9 @@ impl From<CaError> for Failure {
     fn from(error: CaError) -> Self {
         let code = match &error {
             CaError::Authority(error) => authority_code(error),
-            CaError::State(error) => state_code(error),
+            CaError::State(error) | CaError::Crl(CrlError::State(error)) => state_code(error),
             CaError::Setting { .. } | CaError::Settings(_) | CaError::Policy(_) => CONFIGURATION,
             CaError::Listen { .. } => UNAVAILABLE,
-            CaError::Crl(CrlError::State(error)) => state_code(error),
             CaError::Crl(_) | CaError::ServerCertificate(_) | CaError::Tls(_) | CaError::Task(_) => INTERNAL,
         };
         Self::new(code, &error)

@@ -95,7 +95,7 @@ pub(super) async fn renewal_info(manager: &CertificateAuthorityManager, request:
     };
     let headers = &parts.headers;
     // Subscribed first, so that nothing is missed between looking and waiting.
-    let mut changes = manager.standing.changes();
+    let mut news = manager.standing.changes();
     let now = || manager.renewal_info(&subject);
     let mut info = now();
     let wait = preferred_wait(headers).filter(|_| matches(headers, &info.etag));
@@ -109,9 +109,9 @@ pub(super) async fn renewal_info(manager: &CertificateAuthorityManager, request:
         tokio::select! {
             () = closing.cancelled() => break,
             () = deadline.as_mut() => break,
-            changed = changes.changed() => {
+            heard = news.changed() => {
                 info = now();
-                if changed.is_err() || !matches(headers, &info.etag) {
+                if heard.is_err() || !matches(headers, &info.etag) {
                     break;
                 }
             }
@@ -201,9 +201,9 @@ fn parse_digest(text: &str) -> Option<[u8; 32]> {
 /// The media type of PEM, where it is asked for before that of DER.
 fn pem_type(headers: &HeaderMap) -> Option<&'static str> {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let types = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or("").trim());
+    let mut types = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or("").trim());
     let known = ["application/x-pem-file", "application/pem-certificate-chain", "application/pkix-crl"];
-    let asked = types.filter_map(|asked| known.into_iter().find(|known| known.eq_ignore_ascii_case(asked))).next();
+    let asked = types.find_map(|asked| known.into_iter().find(|known| known.eq_ignore_ascii_case(asked)));
     asked.filter(|asked| *asked != "application/pkix-crl")
 }
 
@@ -253,13 +253,13 @@ const WHEN_CROWDED: i64 = 60;
 mod tests {
     use super::*;
 
-    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
     }
 
     #[test]
     fn pem_is_given_to_whoever_names_it_first() {
-        let asked = |values: &[&str]| pem_type(&headers(header::ACCEPT, values));
+        let asked = |values: &[&str]| pem_type(&headers(&header::ACCEPT, values));
         assert_eq!(asked(&["text/html, Application/X-PEM-File;q=0.5"]), Some("application/x-pem-file"));
         assert_eq!(asked(&["*/*", "application/pem-certificate-chain"]), Some("application/pem-certificate-chain"));
         for der in [&[][..], &["*/*"], &["application/pkix-crl, application/x-pem-file"], &["text/plain"]] {
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn tags_are_compared_whole_and_weakly() {
-        let has = |values: &[&str]| matches(&headers(header::IF_NONE_MATCH, values), "\"ab\"");
+        let has = |values: &[&str]| matches(&headers(&header::IF_NONE_MATCH, values), "\"ab\"");
         assert!(has(&["\"ab\""]) && has(&["\"x\", W/\"ab\""]) && has(&["\"x\"", "\"ab\""]) && has(&["*"]));
         assert!(!has(&[]) && !has(&["ab"]) && !has(&["\"abc\""]) && !has(&["\"a\""]));
     }

@@ -82,8 +82,8 @@ impl Selector {
     pub(crate) fn matches(&self, subject: &Subject) -> bool {
         let worker = self.worker.as_deref().is_none_or(|pattern| glob(pattern, subject.worker_id.as_str()));
         let issuer = self.issuer.as_deref().is_none_or(|digest| digest == hexadecimal(&subject.issuer_digest));
-        let issued = self.issued_before.is_none_or(|time| subject.issued_at < time);
-        worker && issuer && issued
+        let in_time = self.issued_before.is_none_or(|time| subject.issued_at < time);
+        worker && issuer && in_time
     }
 }
 

@@ -14,8 +14,14 @@ use crate::testing::{TestCa, identity};
 
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
+mod standing;
 
 use postgres::{PASSWORD, Postgres};
+use standing::{
+    a_crl_has_what_is_needed_and_old_ones_are_forgotten, a_number_is_on_one_crl_whoever_signs,
+    certificates_in_force_are_listed_page_by_page, changes_are_counted_and_read_from_where_one_left_off,
+    orders_in_force_are_counted_and_taken_back, the_first_revocation_stays_and_takes_the_key_along,
+};
 
 const NOW: OffsetDateTime = time::macros::datetime!(2026-08-20 12:00 UTC);
 
@@ -117,6 +123,12 @@ on_both!(
     a_serial_is_reserved_once,
     of_many_at_once_each_gets_its_own_outcome,
     one_bad_row_does_not_fail_the_others,
+    the_first_revocation_stays_and_takes_the_key_along,
+    changes_are_counted_and_read_from_where_one_left_off,
+    a_number_is_on_one_crl_whoever_signs,
+    a_crl_has_what_is_needed_and_old_ones_are_forgotten,
+    orders_in_force_are_counted_and_taken_back,
+    certificates_in_force_are_listed_page_by_page,
 );
 
 async fn tokens_and_certificates_survive_reopening(place: &Place) {
