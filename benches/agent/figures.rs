@@ -116,24 +116,6 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
 
-/// Processor, cores, memory and kernel, in a line.
-pub(crate) fn machine() -> String {
-    let field = |file: &str, key: &str| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(key));
-        line.and_then(|line| line.split_once(':')).map_or("unknown", |(_, value)| value.trim()).to_owned()
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let memory: u64 = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
-    format!(
-        "{}, {cores} cores, {:.0} GiB of memory, Linux {}",
-        field("/proc/cpuinfo", "model name"),
-        mebibytes(memory),
-        kernel.trim()
-    )
-}
-
 /// Whether the program is static: an ELF file that names no interpreter (`PT_INTERP`).
 pub(crate) fn linking(program: &Path) -> Result<&'static str> {
     let bytes = fs::read(program)?;

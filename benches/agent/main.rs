@@ -8,7 +8,10 @@
 
 mod figures;
 mod lab;
+#[path = "../support/machine.rs"]
+mod machine;
 mod peer;
+#[path = "../support/process.rs"]
 mod process;
 
 use std::error::Error;
@@ -17,8 +20,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use figures::{Figure, machine};
+use figures::Figure;
 use lab::Lab;
+use machine::machine;
 use process::Idle;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

@@ -118,7 +118,8 @@ fn wake_ups(id: u32) -> Result<BTreeMap<String, u64>> {
     Ok(counts)
 }
 
-fn status_bytes(id: u32, key: &str) -> Result<u64> {
+/// A size in `/proc/PID/status`, in bytes.
+pub(crate) fn status_bytes(id: u32, key: &str) -> Result<u64> {
     Ok(field(&fs::read_to_string(format!("/proc/{id}/status"))?, key)? * 1024)
 }
 
@@ -130,7 +131,7 @@ fn field(status: &str, key: &str) -> Result<u64> {
 }
 
 /// `utime` and `stime` of `/proc/PID/stat`, in ticks of 10 ms (`USER_HZ` is 100 on every Linux that Rust runs on).
-fn processor_time(id: u32) -> Result<Duration> {
+pub(crate) fn processor_time(id: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
     // The name in parentheses may hold anything; the fields after it are numbers, utime and stime the 12th and 13th.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
