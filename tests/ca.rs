@@ -8,6 +8,8 @@ mod anonymous;
 mod credentials;
 #[path = "ca/crl.rs"]
 mod crl;
+#[path = "ca/durable.rs"]
+mod durable;
 #[path = "ca/est.rs"]
 mod est;
 #[path = "ca/foreign.rs"]

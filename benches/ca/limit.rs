@@ -53,10 +53,14 @@ impl Limit {
         let issuance = self.sign + 2.0 * self.verify;
         let handshake = match connections {
             Connections::KeptAlive => 0.0,
-            Connections::Fresh => self.sign + 2.0 * self.exchange + match shown {
-                Shown::Token => 0.0,
-                Shown::Certificate => 3.0 * self.verify,
-            },
+            Connections::Fresh => {
+                self.sign
+                    + 2.0 * self.exchange
+                    + match shown {
+                        Shown::Token => 0.0,
+                        Shown::Certificate => 3.0 * self.verify,
+                    }
+            }
         };
         Duration::from_secs_f64(issuance + handshake)
     }

@@ -151,12 +151,7 @@ async fn prepare(settings: &Settings, server: &Server, workload: Workload, round
 }
 
 /// A worker to each connection, enrolled, with all renewals together as many as `requests`.
-pub(crate) async fn renewing(
-    settings: &Settings,
-    server: &Server,
-    prefix: &str,
-    requests: usize,
-) -> Result<Vec<Lane>> {
+pub(crate) async fn renewing(settings: &Settings, server: &Server, prefix: &str, requests: usize) -> Result<Vec<Lane>> {
     let tokens = server.tokens().await?;
     let workers = work::workers(prefix, settings.connections)?;
     // In one lane, so that the answers come in the order of the workers.

@@ -130,7 +130,6 @@ fn spread<T>(runs: &[T], value: impl Fn(&T) -> f64) -> Spread {
     let mut values: Vec<f64> = runs.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    let median =
-        if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
+    let median = if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
     Spread { least: values[0], median, greatest: values[values.len() - 1] }
 }

@@ -105,7 +105,9 @@ impl Server {
     /// The join tokens of a crank-ca.
     pub(crate) async fn tokens(&self) -> Result<Tokens> {
         let database = match self.url() {
-            Some(url) => Database::Postgres(PostgresServer { url, password_file: None, root_file: None, max_connections: 2 }),
+            Some(url) => {
+                Database::Postgres(PostgresServer { url, password_file: None, root_file: None, max_connections: 2 })
+            }
             None => Database::Sqlite,
         };
         Ok(Tokens::open(&self.directory.path().join("ca"), &database, Arc::new(SystemClock)).await?)

@@ -74,8 +74,7 @@ pub(crate) fn renewals(root_pem: &str, workers: &[Worker], chains: &[String], co
 
 /// The requests dealt out to `count` lanes.
 pub(crate) fn deal(tls: &Arc<ClientConfig>, requests: Vec<Prepared>, count: usize) -> Vec<Lane> {
-    let mut lanes: Vec<Lane> =
-        (0..count).map(|_| Lane { tls: Arc::clone(tls), requests: Vec::new() }).collect();
+    let mut lanes: Vec<Lane> = (0..count).map(|_| Lane { tls: Arc::clone(tls), requests: Vec::new() }).collect();
     for (number, request) in requests.into_iter().enumerate() {
         lanes[number % count].requests.push(request);
     }

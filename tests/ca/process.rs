@@ -63,7 +63,18 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(directory: &Directory) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_crank-ca"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_crank-ca")), directory)
+    }
+
+    /// By a program that takes the command to run as its further arguments, and becomes it.
+    pub(crate) fn start_under(program: &[&str], directory: &Directory) -> Self {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_crank-ca"));
+        Self::start_by(command, directory)
+    }
+
+    fn start_by(mut command: Command, directory: &Directory) -> Self {
+        let mut child = command
             .args(["serve", "--data-dir", &directory.data(), "--listen", "127.0.0.1:0", "--dns", "localhost"])
             .env_clear()
             .stdout(Stdio::piped())
