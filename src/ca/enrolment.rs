@@ -21,7 +21,7 @@ use super::est::{self, EstOperation};
 use super::manager::CertificateAuthorityManager;
 use super::request::{self, KeyRequest};
 use super::sign::{CertifiableKey, LeafPlan, Serial, SignError, Subject, sign};
-use super::state::{Issuance, Recorded, Reservation, Reserved};
+use super::state::{Issuance, IssuedWith, Recorded, Reservation, Reserved, StateError};
 use crate::crypto::sha256;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, PrivateKey, SubjectAltName, WorkerId};
@@ -84,6 +84,8 @@ pub(crate) struct Requester {
     pub(crate) default_names: BTreeSet<SubjectAltName>,
     /// How it proved who it is.
     pub(crate) credential: Credential,
+    /// Whether the credential is of one use and was unused when it was looked up.
+    pub(crate) is_unused: bool,
 }
 
 /// What proved who asks.
@@ -243,7 +245,7 @@ impl CertificateAuthorityManager {
         };
         let context = Context::local(&crate::events::new_correlation_id());
         let reservation = reservation(&authority, &plan, None, "self", "", &context, now);
-        let der = self.sign_recorded(&authority, &plan, reservation, None).await?;
+        let der = self.sign_recorded(&authority, &plan, reservation, &Credential::Caller).await?;
         Ok((vec![der, authority.issuer().clone()], key, not_after))
     }
 
@@ -261,7 +263,10 @@ impl CertificateAuthorityManager {
         }
         let own_id = authority.trust_domain().worker(&requester.worker_id);
         let names = authorise::names(requester, common_name.as_deref(), names, &own_id, &self.reserved)?;
-        if let Some(again) = self.repeat(&authority, requester, &key, &names, audit).await? {
+        let glance = self.turns.glance(&requester.credential);
+        if !requester.is_unused
+            && let Some(again) = self.repeat(&authority, requester, &key, &names, audit).await?
+        {
             return Ok(again);
         }
         let capabilities = Capabilities {
@@ -287,8 +292,10 @@ impl CertificateAuthorityManager {
             return Err(EnrolmentError::Denied(period.decision));
         }
         // Of those who ask at once with the same credential, the first may have got what the others ask for.
-        let _turn = self.turns.take(&requester.credential).await;
-        if let Some(again) = self.repeat(&authority, requester, &key, &capabilities.names, audit).await? {
+        let _turn = glance.take().await;
+        if glance.is_overtaken()
+            && let Some(again) = self.repeat(&authority, requester, &key, &capabilities.names, audit).await?
+        {
             return Ok(again);
         }
         let now = self.clock.now().wall;
@@ -306,19 +313,14 @@ impl CertificateAuthorityManager {
             reservation(&authority, &plan, Some(worker_id), credential.kind(), credential.id(), context, now);
         let reservation = Reservation { decision_id: decision.id.clone(), ..reservation };
         audit.reserved(&reservation.serial);
-        let token = match credential {
-            Credential::Token(id) => Some(id.clone()),
-            _ => None,
-        };
-        let der = match self.sign_recorded(&authority, &plan, reservation, token).await {
-            // Another process that serves this CA was faster.
+        let der = match self.sign_recorded(&authority, &plan, reservation, credential).await {
+            // Another process that serves this CA was faster, or somebody with the same token before its turn here.
             Err(EnrolmentError::TokenUsed) => {
                 let again = self.repeat(&authority, requester, &plan.key, &plan.names, audit).await?;
                 return again.ok_or(EnrolmentError::TokenUsed);
             }
             signed => signed?,
         };
-        self.check_still_good(credential).await?;
         Ok(IssuedCertificate {
             certificate_pem: certificates_to_pem(&[der, authority.issuer().clone()]),
             ca_certificate_pem: authority.public().root_pem.clone(),
@@ -330,23 +332,13 @@ impl CertificateAuthorityManager {
         })
     }
 
-    /// Whoever revokes all certificates of a worker sees what has been recorded by then; what is recorded later finds the
-    /// certificate it was asked with revoked here, and is not sent.
-    async fn check_still_good(&self, credential: &Credential) -> Result<(), EnrolmentError> {
-        let Credential::Certificate(serial) = credential else { return Ok(()) };
-        match self.state.issued(serial).await? {
-            Some(record) if record.revoked_at.is_none() => Ok(()),
-            _ => Err(EnrolmentError::CertificateRevoked),
-        }
-    }
-
     /// Reserve, sign, record: the one order in which a certificate comes to be.
     async fn sign_recorded(
         &self,
         authority: &Authority,
         plan: &LeafPlan,
         reservation: Reservation,
-        token: Option<String>,
+        credential: &Credential,
     ) -> Result<CertificateDer<'static>, EnrolmentError> {
         let worker_id = reservation.worker_id.clone();
         match self.state.reserve(reservation).await? {
@@ -360,12 +352,18 @@ impl CertificateAuthorityManager {
             worker_id,
             not_after: plan.not_after,
             der: der.to_vec(),
-            token,
+            credential: match credential {
+                Credential::Token(id) => IssuedWith::Token(id.clone()),
+                Credential::Certificate(serial) => IssuedWith::Certificate(serial.clone()),
+                Credential::Signed { .. } | Credential::Anonymous(_) | Credential::Caller => IssuedWith::Nothing,
+            },
             now: self.clock.now().wall,
         };
         match self.state.record_issued(issuance).await? {
             Recorded::Done => Ok(der),
             Recorded::TokenGone => Err(EnrolmentError::TokenUsed),
+            Recorded::CertificateRevoked => Err(EnrolmentError::CertificateRevoked),
+            Recorded::Unchecked => Err(StateError::Closed.into()),
         }
     }
 }

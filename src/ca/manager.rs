@@ -216,6 +216,7 @@ impl CertificateAuthorityManager {
             permitted: identity.names.clone(),
             default_names: identity.names.clone(),
             credential: Credential::Caller,
+            is_unused: false,
         };
         self.enrol_as(&requester, csr_pem, &Context::local(correlation_id)).await
     }

@@ -22,7 +22,7 @@ use backend::{Pool, on};
 use writer::Writer;
 
 pub use backend::{Database, PostgresServer};
-pub(crate) use certificates::{Issuance, IssuedRecord, Recorded, Reservation, Reserved};
+pub(crate) use certificates::{Issuance, IssuedRecord, IssuedWith, Recorded, Reservation, Reserved};
 pub(crate) use crls::CrlRecord;
 pub(crate) use revocations::{NewRevocation, RevocationRecord};
 pub(crate) use tokens::NewToken;

@@ -66,7 +66,8 @@ impl CertificateAuthorityManager {
         }
         let own = RequestedIdentity::new(token.worker_id, self.authority().trust_domain(), []);
         let permitted: BTreeSet<_> = own.names.iter().cloned().chain(token.names).collect();
-        Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential })
+        let is_unused = token.used_at.is_none();
+        Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential, is_unused })
     }
 
     /// Worker and names come from the issuer's templates; the token may be used until it expires.
@@ -78,7 +79,7 @@ impl CertificateAuthorityManager {
         audit.shown(&attested.worker_id, &credential);
         let own = RequestedIdentity::new(attested.worker_id, self.authority().trust_domain(), []);
         let permitted: BTreeSet<_> = own.names.iter().cloned().chain(attested.names).collect();
-        Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential })
+        Ok(Requester { worker_id: own.worker_id, permitted, default_names: own.names, credential, is_unused: false })
     }
 
     /// Whoever comes without a credential is who he says he is, where a rule is written for that; else nobody.
@@ -100,7 +101,7 @@ impl CertificateAuthorityManager {
         audit.shown(&worker_id, &credential);
         let own = RequestedIdentity::new(worker_id, self.authority().trust_domain(), []);
         let (permitted, default_names) = (own.names.clone(), own.names);
-        Ok(Requester { worker_id: own.worker_id, permitted, default_names, credential })
+        Ok(Requester { worker_id: own.worker_id, permitted, default_names, credential, is_unused: false })
     }
 
     /// Renewal keeps the identity: worker and names are those of the certificate shown, no more.
@@ -125,6 +126,7 @@ impl CertificateAuthorityManager {
         if record.revoked_at.is_some() {
             return Err(EnrolmentError::CertificateRevoked);
         }
-        Ok(Requester { worker_id, permitted: record.names.clone(), default_names: record.names, credential })
+        let permitted = record.names.clone();
+        Ok(Requester { worker_id, permitted, default_names: record.names, credential, is_unused: false })
     }
 }

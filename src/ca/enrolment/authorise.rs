@@ -88,6 +88,7 @@ mod tests {
             permitted: own.names.iter().cloned().chain(further).collect(),
             default_names: own.names,
             credential: Credential::Caller,
+            is_unused: false,
         }
     }
 

@@ -59,10 +59,21 @@ pub(crate) struct Issuance {
     pub(crate) not_after: OffsetDateTime,
     /// The certificate.
     pub(crate) der: Vec<u8>,
-    /// The id of the token that is used up together with the recording.
-    pub(crate) token: Option<String>,
+    /// What it was asked with.
+    pub(crate) credential: IssuedWith,
     /// Now.
     pub(crate) now: OffsetDateTime,
+}
+
+/// What a certificate was asked with, as far as that matters to the recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum IssuedWith {
+    /// A token, by its id: used up together with the recording.
+    Token(String),
+    /// A certificate, by its serial: looked at once more after the recording.
+    Certificate(String),
+    /// Neither.
+    Nothing,
 }
 
 /// How the recording of a signed certificate ended.
@@ -72,6 +83,10 @@ pub(crate) enum Recorded {
     Done,
     /// Nothing is recorded, since another request used the token first, or it lapsed: it must not be sent.
     TokenGone,
+    /// Recorded, but the certificate that it was asked with is revoked: it must not be sent.
+    CertificateRevoked,
+    /// Recorded, but nobody knows whether the certificate that it was asked with is revoked: it must not be sent.
+    Unchecked,
 }
 
 /// A certificate that was issued.

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::QueryBuilder;
 
 use super::backend::{OpenTransaction, Pool, on};
-use super::certificates::{Issuance, Recorded, Reservation, Reserved};
+use super::certificates::{Issuance, IssuedWith, Recorded, Reservation, Reserved};
 use super::writer::{Outcome, Write};
 use super::{StateError, digest_from, failed, names_to_text};
 use crate::identity::WorkerId;
+use crate::printable::error_chain;
 
 /// Writes all of them, or none and an error. When it returns they are on disk.
 pub(super) async fn write(pool: &Pool, writes: &[Write]) -> Result<Vec<Outcome>, StateError> {
@@ -26,8 +27,10 @@ pub(super) async fn write(pool: &Pool, writes: &[Write]) -> Result<Vec<Outcome>,
     }
     let mut transaction = pool.begin().await?;
     let mut reserved = reserve(&mut transaction, &reservations).await?.into_iter();
-    let mut recorded = record(&mut transaction, &issuances).await?.into_iter();
+    let mut recorded = record(&mut transaction, &issuances).await?;
     transaction.commit().await?;
+    refuse_revoked(pool, &issuances, &mut recorded).await;
+    let mut recorded = recorded.into_iter();
     let outcome = |write: &Write| match write {
         Write::Reserve(..) => reserved.next().map(Outcome::Reserved),
         Write::Record(..) => recorded.next().map(Outcome::Recorded),
@@ -128,17 +131,67 @@ async fn record(transaction: &mut OpenTransaction, issuances: &[&Issuance]) -> R
     let good: Vec<&Issuance> = issuances
         .iter()
         .copied()
-        .filter(|issuance| issuance.token.is_none() || tokens_used.contains(&issuance.serial))
+        .filter(|issuance| issuance.token().is_none() || tokens_used.contains(&issuance.serial))
         .collect();
     if !good.is_empty() {
         record_certificates(transaction, &good).await?;
         record_identities(transaction, &good).await?;
     }
-    let outcome = |issuance: &&Issuance| match &issuance.token {
+    let outcome = |issuance: &&Issuance| match issuance.token() {
         Some(_) if !tokens_used.contains(&issuance.serial) => Recorded::TokenGone,
         _ => Recorded::Done,
     };
     Ok(issuances.iter().map(outcome).collect())
+}
+
+/// Whoever revokes all certificates of a worker sees what has been recorded by then; what is recorded later finds here,
+/// after it is on disk, that the certificate it was asked with is revoked.
+async fn refuse_revoked(pool: &Pool, issuances: &[&Issuance], outcomes: &mut [Recorded]) {
+    let shown: BTreeSet<&str> = issuances.iter().filter_map(|issuance| issuance.certificate()).collect();
+    if shown.is_empty() {
+        return;
+    }
+    let revoked = revoked_among(pool, &shown).await;
+    if let Err(error) = &revoked {
+        tracing::error!(error = error_chain(error), "cannot look whether certificates were revoked meanwhile");
+    }
+    for (issuance, outcome) in issuances.iter().zip(outcomes) {
+        match (issuance.certificate(), &revoked) {
+            (None, _) => {}
+            (Some(serial), Ok(revoked)) if !revoked.contains(serial) => {}
+            (Some(_), Ok(_)) => *outcome = Recorded::CertificateRevoked,
+            (Some(_), Err(_)) => *outcome = Recorded::Unchecked,
+        }
+    }
+}
+
+async fn revoked_among(pool: &Pool, serials: &BTreeSet<&str>) -> Result<BTreeSet<String>, StateError> {
+    let rows: Vec<(String,)> = on!(Pool, pool, pool => {
+        let mut select = QueryBuilder::new("SELECT serial FROM revocations WHERE serial IN ");
+        select.push_tuples([()], |mut tuple, ()| {
+            for serial in serials {
+                tuple.push_bind(*serial);
+            }
+        });
+        select.build_query_as().fetch_all(pool).await.map_err(failed("look up revocations"))?
+    });
+    Ok(rows.into_iter().map(|(serial,)| serial).collect())
+}
+
+impl Issuance {
+    fn token(&self) -> Option<&str> {
+        match &self.credential {
+            IssuedWith::Token(id) => Some(id),
+            IssuedWith::Certificate(_) | IssuedWith::Nothing => None,
+        }
+    }
+
+    fn certificate(&self) -> Option<&str> {
+        match &self.credential {
+            IssuedWith::Certificate(serial) => Some(serial),
+            IssuedWith::Token(_) | IssuedWith::Nothing => None,
+        }
+    }
 }
 
 /// Uses up the tokens. Returns the serials whose token was still good.
@@ -149,7 +202,7 @@ async fn use_tokens(
     // Each token for the first that comes with it; ordered as keys are.
     let mut first: BTreeMap<&str, &Issuance> = BTreeMap::new();
     for issuance in issuances {
-        if let Some(token) = &issuance.token {
+        if let Some(token) = issuance.token() {
             first.entry(token).or_insert(issuance);
         }
     }

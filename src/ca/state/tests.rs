@@ -64,7 +64,7 @@ fn issuance(serial: &str, der: &[u8], token: Option<&str>, now: OffsetDateTime) 
         worker_id: Some(worker("streaming")),
         not_after: NOW + time::Duration::days(1),
         der: der.to_vec(),
-        token: token.map(str::to_owned),
+        credential: token.map_or(IssuedWith::Nothing, |id| IssuedWith::Token(id.to_owned())),
         now,
     }
 }
