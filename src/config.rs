@@ -43,6 +43,8 @@ pub struct Config {
     pub files: FilesConfig,
     /// When to warn, renew and check.
     pub timing: Timing,
+    /// What becomes of the files of a certificate that is revoked.
+    pub revoked_files: RevokedFiles,
     /// How far the CA's clock may differ from ours before a certificate that is not yet valid is refused.
     pub allowed_skew: Duration,
     /// The TLS listener with probes and metrics; `None` turns it off.
@@ -64,6 +66,16 @@ pub enum Environment {
     Production,
 }
 
+/// What becomes of the files of a certificate that is revoked, until there is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RevokedFiles {
+    /// They stay.
+    #[default]
+    Keep,
+    /// Key, certificate and bundle are taken away; roots and CRLs stay.
+    Withdraw,
+}
+
 /// How to reach and verify the CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaConfig {
@@ -81,6 +93,10 @@ pub struct CaConfig {
     pub timeout: Duration,
     /// How long to wait for a first certificate at start-up.
     pub startup_wait: Duration,
+    /// Whether a connection to the CA is kept, by which it can tell of news at once.
+    pub push: bool,
+    /// The most bytes of CRLs to read, as PEM; `None`: no CRLs are asked for.
+    pub crl_limit: Option<usize>,
 }
 
 /// What verifies the CA's TLS connection, from the first byte.

@@ -12,12 +12,13 @@ pub struct ErrorKind {
 }
 
 /// Every kind that an event can have, by whose side it is on: the CA's, the certificate's, the disk's, ours.
-pub const ERROR_KINDS: [ErrorKind; 30] = [
+pub const ERROR_KINDS: [ErrorKind; 32] = [
     kind("ca_unavailable", Exit::Unavailable),
     kind("rate_limited", Exit::Unavailable),
     kind("broken_reply", Exit::Unavailable),
     kind("untrusted_ca", Exit::Refused),
     kind("unauthenticated", Exit::Refused),
+    kind("certificate_revoked", Exit::Refused),
     kind("refused", Exit::Refused),
     kind("credential", Exit::Refused),
     kind("key_mismatch", Exit::Refused),
@@ -30,6 +31,7 @@ pub const ERROR_KINDS: [ErrorKind; 30] = [
     kind("key_usage", Exit::Refused),
     kind("extended_key_usage", Exit::Refused),
     kind("extensions", Exit::Refused),
+    kind("crl", Exit::Refused),
     kind("no_directory", Exit::CannotWrite),
     kind("locked", Exit::CannotWrite),
     kind("obstructed", Exit::CannotWrite),
@@ -89,6 +91,7 @@ mod tests {
             (IssueErrorKind::Untrusted, Exit::Refused),
             (IssueErrorKind::Unauthenticated, Exit::Refused),
             (IssueErrorKind::Refused, Exit::Refused),
+            (IssueErrorKind::Revoked, Exit::Refused),
             (IssueErrorKind::Credential, Exit::Refused),
         ] {
             assert_eq!(exit_of(IssueError::new(kind, "x").kind()), exit, "{kind:?}");

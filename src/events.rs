@@ -43,6 +43,9 @@ pub enum CertificateEvent {
     /// The certificate was revoked.
     #[serde(rename = "CERT_REVOKED")]
     Revoked,
+    /// The CA asks for an early renewal.
+    #[serde(rename = "RENEWAL_REQUESTED")]
+    RenewalRequested,
     /// A certificate from the CA or the disk failed a check and is not used.
     #[serde(rename = "CERT_VALIDATION_FAILED")]
     ValidationFailed,
@@ -55,6 +58,12 @@ pub enum CertificateEvent {
     /// Published files that were changed or removed have been put back.
     #[serde(rename = "CERT_FILES_HEALED")]
     FilesHealed,
+    /// A CRL of the CA is not fit to be published; the one before stays.
+    #[serde(rename = "CRL_REJECTED")]
+    CrlRejected,
+    /// The CRL that is published has run out.
+    #[serde(rename = "CRL_EXPIRED")]
+    CrlExpired,
     /// The CA could not be reached, or could not answer.
     #[serde(rename = "CA_UNAVAILABLE")]
     CaUnavailable,
@@ -88,7 +97,7 @@ pub enum Severity {
 
 impl CertificateEvent {
     /// Every event.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::CsrGenerated,
         Self::CsrSubmitted,
         Self::CsrFailed,
@@ -98,10 +107,13 @@ impl CertificateEvent {
         Self::ExpiringSoon,
         Self::Expired,
         Self::Revoked,
+        Self::RenewalRequested,
         Self::ValidationFailed,
         Self::PublishFailed,
         Self::FilesChanged,
         Self::FilesHealed,
+        Self::CrlRejected,
+        Self::CrlExpired,
         Self::CaUnavailable,
         Self::ClockSkew,
         Self::ClockStepped,
@@ -122,10 +134,13 @@ impl CertificateEvent {
             Self::ExpiringSoon => "CERT_EXPIRING_SOON",
             Self::Expired => "CERT_EXPIRED",
             Self::Revoked => "CERT_REVOKED",
+            Self::RenewalRequested => "RENEWAL_REQUESTED",
             Self::ValidationFailed => "CERT_VALIDATION_FAILED",
             Self::PublishFailed => "CERT_PUBLISH_FAILED",
             Self::FilesChanged => "CERT_FILES_CHANGED",
             Self::FilesHealed => "CERT_FILES_HEALED",
+            Self::CrlRejected => "CRL_REJECTED",
+            Self::CrlExpired => "CRL_EXPIRED",
             Self::CaUnavailable => "CA_UNAVAILABLE",
             Self::ClockSkew => "CLOCK_SKEW",
             Self::ClockStepped => "CLOCK_STEPPED",
@@ -143,12 +158,18 @@ impl CertificateEvent {
             | Self::CertIssued
             | Self::CertRenewed
             | Self::CertAdopted
+            | Self::RenewalRequested
             | Self::FilesHealed
             | Self::ConfigReloaded => Severity::Info,
             Self::ExpiringSoon | Self::FilesChanged | Self::CaUnavailable | Self::ClockSkew | Self::ClockStepped => {
                 Severity::Warning
             }
-            Self::CsrFailed | Self::ValidationFailed | Self::PublishFailed | Self::ConfigRejected => Severity::Error,
+            Self::CsrFailed
+            | Self::ValidationFailed
+            | Self::PublishFailed
+            | Self::CrlRejected
+            | Self::CrlExpired
+            | Self::ConfigRejected => Severity::Error,
             Self::Expired | Self::Revoked => Severity::Critical,
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod check;
+pub mod crl;
 pub mod csr;
 pub mod key;
 pub mod metadata;
@@ -9,6 +10,7 @@ pub mod names;
 
 pub use bundle::{BundleError, CertificateBundle};
 pub use check::{CheckError, Checks, certificate_expiration, verify_certificate_chain};
+pub use crl::{Crl, CrlError, CrlNumber};
 pub use csr::generate_csr;
 pub use key::{KeyError, KeyType, PrivateKey};
 pub use metadata::CertificateMetadata;

@@ -1,6 +1,7 @@
 //! Owns the contract between the agent and any certificate authority: [`Issuer`], what it is asked, how it fails.
 
 pub mod crank;
+mod renewal;
 pub mod roots;
 
 use std::future::Future;
@@ -10,12 +11,30 @@ use rustls::pki_types::CertificateDer;
 
 use crate::identity::{CertificateBundle, RequestedIdentity};
 
+pub use renewal::{CrlAnswer, RenewalAnswer, RenewalInfo, RenewalNews, RenewalQuestion};
 use roots::{KnownRoots, RootDigest};
 
 /// A certificate authority, seen from the agent.
-pub trait Issuer: Send + Sync {
+pub trait Issuer: Send + Sync + 'static {
     /// Asks for one certificate. Takes no longer than the configured deadline, and reads no more than the limits allow.
     fn issue(&self, order: &Order<'_>) -> impl Future<Output = Result<Issued, IssueError>> + Send;
+
+    /// Asks what the CA has to say of the certificate in force. Takes no longer than the configured deadline, and the time
+    /// that the CA may wait.
+    fn renewal_info(
+        &self,
+        question: &RenewalQuestion<'_>,
+    ) -> impl Future<Output = Result<RenewalAnswer, IssueError>> + Send {
+        let _ = question;
+        let news = RenewalNews::NotOffered;
+        std::future::ready(Ok(RenewalAnswer { news, retry_after: None, waited: false }))
+    }
+
+    /// Asks for the CRLs, unless they are those with the entity tag `tag`.
+    fn crl(&self, tag: Option<&str>, known: &KnownRoots) -> impl Future<Output = Result<CrlAnswer, IssueError>> + Send {
+        let _ = (tag, known);
+        std::future::ready(Ok(CrlAnswer::NotOffered))
+    }
 
     /// The roots that issued chains must reach, for `ca.crt`: those configured, and those of `known` that are followed.
     /// `None` where only a reply tells them.
@@ -93,6 +112,8 @@ pub enum IssueErrorKind {
     RateLimited(Option<Duration>),
     /// The credential is not accepted (401, or a TLS alert about our certificate): retry slowly, or with another.
     Unauthenticated,
+    /// The certificate that was presented is revoked: it is of no use any longer.
+    Revoked,
     /// Understood and refused: retry slowly, since policy may change.
     Refused,
     /// The reply breaks the protocol.
@@ -117,6 +138,7 @@ impl IssueError {
             IssueErrorKind::Unavailable => "ca_unavailable",
             IssueErrorKind::RateLimited(_) => "rate_limited",
             IssueErrorKind::Unauthenticated => "unauthenticated",
+            IssueErrorKind::Revoked => "certificate_revoked",
             IssueErrorKind::Refused => "refused",
             IssueErrorKind::BrokenReply => "broken_reply",
             IssueErrorKind::Untrusted => "untrusted_ca",

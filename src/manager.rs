@@ -2,9 +2,12 @@
 
 mod adopt;
 mod attempt;
+mod crl;
 mod files;
 mod handle;
 mod handover;
+mod news;
+mod push;
 mod report;
 mod roots;
 
@@ -14,28 +17,31 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, RevokedFiles};
 use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::identity::{CertificateBundle, Checks, KeyType, PrivateKey, RequestedIdentity};
 use crate::issuer::Issuer;
 use crate::issuer::crank::CrankIssuer;
 use crate::issuer::roots::{KnownRoots, RootDigest};
-use crate::schedule::{RenewReason, RenewalRecord, SLICE, Schedule, Step};
+use crate::schedule::{Jitter, RenewReason, RenewalRecord, SLICE, Schedule, Step};
 use crate::status::AgentStatus;
 use crate::store::{Store, StoreError};
 
 use handle::Told;
 pub use handle::{Command, ManagerHandle, RenewOutcome};
 pub(crate) use handover::Handover;
+use news::{ASK_PAUSE, News};
+use push::{Push, Pushed};
 
 /// Keeps one worker's certificate: adopts what is on disk, obtains what is missing, renews in time, heals what others
 /// change. The driver of [`Schedule`].
 #[derive(Debug)]
 pub struct CertificateManager<I = CrankIssuer> {
     settings: Settings,
-    issuer: I,
+    issuer: Arc<I>,
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     events: EventBus,
@@ -49,11 +55,16 @@ pub struct CertificateManager<I = CrankIssuer> {
     had_certificate: bool,
     /// The roots on disk, also those beside a certificate that no longer serves.
     known: KnownRoots,
+    /// The same for the one who waits at the CA.
+    known_told: watch::Sender<KnownRoots>,
     /// When the CA may be asked again which roots it hands out, by time since boot.
     follow_at: Duration,
     /// The start is over: from here on nothing but a stop ends the manager.
     started: bool,
     sweep_at: Option<Duration>,
+    news: News,
+    /// What the CA tells by itself, and who tells it on.
+    pushed: (mpsc::Sender<Pushed>, mpsc::Receiver<Pushed>),
     waiters: Vec<oneshot::Sender<RenewOutcome>>,
     commands: mpsc::Receiver<Command>,
     told: Arc<Told>,
@@ -70,12 +81,32 @@ struct Settings {
     startup_wait: Duration,
     keep_generations: Duration,
     check_interval: Duration,
+    push: bool,
+    crls: bool,
+    revoked_files: RevokedFiles,
 }
 
 #[derive(Debug, Clone)]
 struct Current {
     bundle: Arc<CertificateBundle>,
     record: RenewalRecord,
+    /// It is revoked, and its files were taken away.
+    withdrawn: bool,
+}
+
+impl Current {
+    fn is_revoked(&self) -> bool {
+        self.record.revoked.is_some()
+    }
+}
+
+/// What a start may end with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// A certificate, be it one that was revoked: the agent is there to replace it.
+    Any,
+    /// A certificate for use.
+    Usable,
 }
 
 #[derive(Debug)]
@@ -141,8 +172,11 @@ impl<I: Issuer> CertificateManager<I> {
                 startup_wait: config.ca.startup_wait,
                 keep_generations: config.files.keep_generations,
                 check_interval: config.timing.check_interval,
+                push: config.ca.push,
+                crls: config.ca.crl_limit.is_some(),
+                revoked_files: config.revoked_files,
             },
-            issuer,
+            issuer: Arc::new(issuer),
             store,
             schedule: Schedule::new(config.timing),
             clock,
@@ -152,9 +186,12 @@ impl<I: Issuer> CertificateManager<I> {
             unpublished: None,
             had_certificate: false,
             known: KnownRoots::default(),
+            known_told: watch::Sender::default(),
             follow_at: Duration::ZERO,
             started: false,
             sweep_at: None,
+            news: News::default(),
+            pushed: mpsc::channel(PUSHED),
             waiters: Vec::new(),
             commands,
             told: Arc::clone(&told),
@@ -179,7 +216,7 @@ impl<I: Issuer> CertificateManager<I> {
     /// # Errors
     /// When there is none by then, or the CA refuses.
     pub async fn ensure_certificates(&mut self) -> Result<Arc<CertificateBundle>, CertificateUnavailableError> {
-        let bundle = self.obtain_first(&CancellationToken::new()).await?;
+        let bundle = self.obtain_first(Goal::Usable, &CancellationToken::new()).await?;
         self.sweep_if_due().await;
         Ok(bundle)
     }
@@ -197,20 +234,36 @@ impl<I: Issuer> CertificateManager<I> {
         if self.started {
             self.adopt().await;
         } else {
-            match self.obtain_first(&stop).await {
+            match self.obtain_first(Goal::Any, &stop).await {
                 Ok(_) => self.started = true,
                 Err(_) if stop.is_cancelled() => {}
                 Err(error) => return Err(error),
             }
         }
+        self.known_told.send_replace(self.known.clone());
+        let push = self.settings.push.then(|| {
+            // The first question is for it, unless it does not get through.
+            self.news.ask_at.get_or_insert(self.clock.now().boot.saturating_add(ASK_PAUSE));
+            let push = Push {
+                issuer: Arc::clone(&self.issuer),
+                clock: Arc::clone(&self.clock),
+                published: self.published.subscribe(),
+                known: self.known_told.subscribe(),
+                news: self.pushed.0.clone(),
+                max_back_off: self.schedule.timing().max_back_off,
+            };
+            AbortOnDropHandle::new(tokio::spawn(push.run()))
+        });
         while !stop.is_cancelled() {
             self.turn(&stop, None).await;
         }
+        drop(push);
         Ok(self.hand_over())
     }
 
     async fn obtain_first(
         &mut self,
+        goal: Goal,
         stop: &CancellationToken,
     ) -> Result<Arc<CertificateBundle>, CertificateUnavailableError> {
         if self.current.is_none() {
@@ -220,7 +273,7 @@ impl<I: Issuer> CertificateManager<I> {
         let mut last: Option<attempt::AttemptError> = None;
         let mut attempts: u32 = 0;
         loop {
-            if let Some(current) = &self.current {
+            if let Some(current) = self.current.as_ref().filter(|_| self.meets(goal)) {
                 return Ok(Arc::clone(&current.bundle));
             }
             if stop.is_cancelled() {
@@ -233,11 +286,15 @@ impl<I: Issuer> CertificateManager<I> {
                 if !hopeless && self.clock.now().boot < deadline {
                     continue;
                 }
-            } else if self.current.is_some() || self.clock.now().boot < deadline || self.may_try(attempts) {
+            } else if self.meets(goal) || self.clock.now().boot < deadline || self.may_try(attempts) {
                 continue;
             }
             return Err(self.first_failed(last.as_ref(), attempts));
         }
+    }
+
+    fn meets(&self, goal: Goal) -> bool {
+        self.current.as_ref().is_some_and(|current| goal == Goal::Any || !current.is_revoked())
     }
 
     /// However short the time to wait at the start, there is one attempt.
@@ -247,6 +304,12 @@ impl<I: Issuer> CertificateManager<I> {
 
     /// Performs one step. Returns the error of an attempt that failed.
     async fn turn(&mut self, stop: &CancellationToken, deadline: Option<Duration>) -> Option<attempt::AttemptError> {
+        if self.started
+            && let Some(errand) = self.errand()
+        {
+            self.run_errand(errand).await;
+            return None;
+        }
         let now = self.clock.now();
         match self.schedule.step(now) {
             Step::Wait(wait) => self.wait(wait, deadline, stop).await,
@@ -261,21 +324,30 @@ impl<I: Issuer> CertificateManager<I> {
     }
 
     async fn wait(&mut self, wait: Duration, deadline: Option<Duration>, stop: &CancellationToken) {
+        self.known_told.send_if_modified(|told| {
+            let changed = *told != self.known;
+            if changed {
+                told.clone_from(&self.known);
+            }
+            changed
+        });
         let now = self.clock.now().boot;
         let until = |instant: Option<Duration>| instant.map_or(Duration::MAX, |at| at.saturating_sub(now));
         let sleep = wait.min(SLICE).min(until(deadline)).min(until(self.sweep_at));
+        let sleep = if self.started { sleep.min(self.until_errand(now)) } else { sleep };
         tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-                Some(command) = self.commands.recv() => {
-            self.obey(command).await;
-            // All that came meanwhile, so that two requests to renew are one renewal.
-            while let Ok(command) = self.commands.try_recv() {
+            biased;
+            () = stop.cancelled() => {}
+            Some(command) = self.commands.recv() => {
                 self.obey(command).await;
+                // All that came meanwhile, so that two requests to renew are one renewal.
+                while let Ok(command) = self.commands.try_recv() {
+                    self.obey(command).await;
+                }
             }
+            Some(pushed) = self.pushed.1.recv() => self.take_pushed(pushed).await,
+            () = self.clock.sleep(sleep) => {}
         }
-        () = self.clock.sleep(sleep) => {}
-            }
         self.sweep_if_due().await;
     }
 
@@ -310,6 +382,9 @@ const NO_ANSWER: &str = "ca_unavailable";
 
 /// Commands that may wait; a manager in an attempt takes them afterwards.
 const COMMANDS: usize = 32;
+
+/// News that may wait; who brings more waits with it.
+const PUSHED: usize = 4;
 
 #[cfg(test)]
 mod tests;

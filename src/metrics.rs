@@ -25,6 +25,8 @@ pub struct Metrics {
     events: IntCounterVec,
     not_after: OptionalGauge,
     not_before: OptionalGauge,
+    revoked: OptionalGauge,
+    crl_next_update: OptionalGauge,
     next_renewal: OptionalGauge,
     last_success: OptionalGauge,
     back_off: Gauge,
@@ -78,6 +80,8 @@ impl Metrics {
         }
         self.not_after.set(certificate.map(|certificate| timestamp(certificate.expires_at)));
         self.not_before.set(certificate.map(|certificate| timestamp(certificate.not_before)));
+        self.revoked.set(certificate.map(|_| f64::from(u8::from(status.revoked.is_some()))));
+        self.crl_next_update.set(status.crl.as_ref().map(|crl| timestamp(crl.next_update)));
         self.next_renewal.set(status.next_renewal.map(timestamp));
         if let Some(attempt) = status.last_attempt.as_ref().filter(|attempt| attempt.error.is_none()) {
             self.last_success.set(Some(timestamp(attempt.at)));
@@ -125,6 +129,11 @@ impl Metrics {
             events,
             not_after: optional("crank_cert_not_after_timestamp_seconds", "notAfter of the certificate on disk.")?,
             not_before: optional("crank_cert_not_before_timestamp_seconds", "notBefore of the certificate on disk.")?,
+            revoked: optional("crank_cert_revoked", "1 when the certificate was revoked, else 0.")?,
+            crl_next_update: optional(
+                "crank_crl_next_update_timestamp_seconds",
+                "When the first of the published CRLs runs out.",
+            )?,
             next_renewal: optional("crank_cert_next_renewal_timestamp_seconds", "When renewal is planned.")?,
             last_success: optional("crank_cert_last_success_timestamp_seconds", "Last success with the CA.")?,
             back_off: gauge(&registry, Opts::new("crank_cert_back_off_seconds", "Current back-off; 0 when none."))?,

@@ -229,6 +229,21 @@ pub enum RevocationReason {
     PrivilegeWithdrawn,
 }
 
+impl RevocationReason {
+    /// Its name in RFC 5280, as `keyCompromise`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "keyCompromise",
+            Self::AffiliationChanged => "affiliationChanged",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessationOfOperation",
+            Self::PrivilegeWithdrawn => "privilegeWithdrawn",
+        }
+    }
+}
+
 /// A policy that could not be evaluated. Callers deny.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the policy could not be evaluated: {reason}")]

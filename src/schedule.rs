@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod renewal;
 mod step;
+mod wish;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::clock::Now;
 use backoff::BackOff;
 pub use renewal::{Fraction, Jitter, RenewalRecord, ScheduleError, Timing, Validity};
 pub use step::{Failure, RenewReason, Step};
+pub use wish::{Revocation, Suggestion, Window};
 
 /// Decides what is to be done next. It reads no clock, draws no random number and performs nothing: the manager does.
 #[derive(Debug)]
@@ -21,6 +23,11 @@ pub struct Schedule {
     /// Before this time since boot no attempt is made, unless an operator asks.
     not_before: Duration,
     requested: Option<RenewReason>,
+    /// Before this time since boot the CA's wishes count for nothing.
+    no_wish_before: Duration,
+    /// Certificates in a row that were replaced because the CA wished it, each soon after it was installed.
+    wishes: u32,
+    installed: Duration,
     /// The request does not wait for `not_before`.
     urgent: bool,
     last_failure: Option<Failure>,
@@ -54,6 +61,9 @@ impl Schedule {
             tracked: None,
             back_off: BackOff::new(timing.max_back_off),
             not_before: Duration::ZERO,
+            no_wish_before: Duration::ZERO,
+            wishes: 0,
+            installed: Duration::ZERO,
             requested: None,
             urgent: false,
             last_failure: None,
@@ -68,12 +78,59 @@ impl Schedule {
 
     /// A certificate is in force: issued just now, or adopted from the disk.
     pub fn installed(&mut self, validity: Validity, record: RenewalRecord, now: Now) {
+        self.count_wish(now);
         self.tracked = Some(Tracked { validity, record, warned: false, expired: false });
         self.back_off.reset();
         self.requested = None;
         self.urgent = false;
         self.last_failure = None;
         self.not_before = now.boot.saturating_add(self.timing.min_interval);
+    }
+
+    /// Whatever a CA wishes, certificates are not replaced time after time: the pause between two that it wished for doubles
+    /// while they follow on each other.
+    fn count_wish(&mut self, now: Now) {
+        let wished = matches!(self.wanted(now), Some(RenewReason::Revoked | RenewReason::Suggested));
+        let soon = now.boot.saturating_sub(self.installed) < WISH_CALM;
+        self.wishes = match (wished, soon) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => self.wishes.saturating_add(1),
+        };
+        let pause = self.timing.min_interval.saturating_mul(2_u32.saturating_pow(self.wishes.saturating_sub(1)));
+        self.no_wish_before = now.boot.saturating_add(pause.min(WISH_PAUSE_LIMIT));
+        self.installed = now.boot;
+    }
+
+    /// The CA suggests a window for the certificate in force. Returns the record to keep; `None` when nothing changed.
+    pub fn suggest(&mut self, window: Window, jitter: Jitter) -> Option<RenewalRecord> {
+        let record = &mut self.tracked.as_mut()?.record;
+        if record.suggestion.is_some_and(|suggestion| suggestion.window == window) {
+            return None;
+        }
+        record.suggestion = Some(Suggestion { window, at: window.draw(jitter) });
+        Some(*record)
+    }
+
+    /// Whether the certificate in force is to be renewed earlier because the CA suggests it, and not by chance only: by a
+    /// window that opens before the agent's own rule ever would have it renewed.
+    #[must_use]
+    pub fn hastened(&self) -> Option<Suggestion> {
+        let Tracked { validity, record, .. } = self.tracked?;
+        let suggestion = record.suggestion?;
+        let own = self.timing.own_renewal_instant(validity, record);
+        let earliest = self.timing.own_renewal_instant(validity, RenewalRecord { jitter: Jitter::LEAST, ..record });
+        (suggestion.at < own && suggestion.window.start() < earliest).then_some(suggestion)
+    }
+
+    /// The certificate in force was revoked. Returns the record to keep; `None` when that is known.
+    pub fn revoked(&mut self, revocation: Revocation) -> Option<RenewalRecord> {
+        let record = &mut self.tracked.as_mut()?.record;
+        if record.revoked.is_some() {
+            return None;
+        }
+        record.revoked = Some(revocation);
+        Some(*record)
     }
 
     /// An existing certificate was taken over: an attempt may follow at once, if it is due.
@@ -204,14 +261,13 @@ impl Schedule {
             return Step::Check;
         }
         let wanted = self.wanted(now);
-        if let Some(reason) = wanted
-            && (now.boot >= self.not_before || self.urgent)
-        {
-            return Step::Renew(reason);
-        }
         let mut wait = check_at.saturating_sub(now.boot);
-        if wanted.is_some() {
-            wait = wait.min(self.not_before.saturating_sub(now.boot));
+        if let Some(reason) = wanted {
+            let earliest = self.earliest(reason);
+            if now.boot >= earliest {
+                return Step::Renew(reason);
+            }
+            wait = wait.min(earliest.saturating_sub(now.boot));
         }
         for instant in self.instants() {
             if let Ok(until) = Duration::try_from(instant - now.wall) {
@@ -264,10 +320,26 @@ impl Schedule {
         if now.wall >= tracked.validity.not_after {
             return Some(RenewReason::Expired);
         }
-        if now.wall >= self.timing.renewal_instant(tracked.validity, tracked.record) {
+        if tracked.record.revoked.is_some() {
+            return Some(RenewReason::Revoked);
+        }
+        if now.wall >= self.timing.own_renewal_instant(tracked.validity, tracked.record) {
             return Some(RenewReason::Due);
         }
-        self.requested
+        if self.requested.is_some() {
+            return self.requested;
+        }
+        let suggested = tracked.record.suggestion.is_some_and(|suggestion| now.wall >= suggestion.at);
+        suggested.then_some(RenewReason::Suggested)
+    }
+
+    /// The time since boot before which no attempt is made for `reason`.
+    fn earliest(&self, reason: RenewReason) -> Duration {
+        match reason {
+            _ if self.urgent => Duration::ZERO,
+            RenewReason::Revoked | RenewReason::Suggested => self.not_before.max(self.no_wish_before),
+            _ => self.not_before,
+        }
     }
 
     /// The wall-clock instants at which something is to be done for the certificate in force.
@@ -282,8 +354,9 @@ impl Schedule {
         })
     }
 
-    /// Certificates of short life are checked more often: ten times in their life.
-    fn check_interval(&self) -> Duration {
+    /// How often the certificate in force is checked; one of short life more often: ten times in its life.
+    #[must_use]
+    pub fn check_interval(&self) -> Duration {
         let tenth = self.tracked.map_or(Duration::MAX, |tracked| tracked.validity.lifetime() / 10);
         self.timing.check_interval.min(tenth.max(SHORTEST_CHECK))
     }
@@ -316,6 +389,12 @@ const NOTICEABLE: Duration = Duration::from_secs(10);
 
 /// A CA cannot silence an agent for longer.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(1);
+
+/// The longest pause between two certificates that a CA wishes to see replaced at once.
+const WISH_PAUSE_LIMIT: Duration = Duration::from_hours(1);
+
+/// Wishes that are further apart do not follow on each other. Above the longest pause, or it would never be reached.
+const WISH_CALM: Duration = Duration::from_hours(2);
 
 /// Between a change of a credential file and the attempt with it.
 const CREDENTIAL_SETTLE: Duration = Duration::from_secs(1);

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::events::EventError;
-use crate::identity::{CertificateMetadata, SpiffeId, WorkerId};
+use crate::identity::{CertificateMetadata, Crl, SpiffeId, WorkerId};
+use crate::schedule::Revocation;
 
 /// The state of one agent, as `status --json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,9 +23,18 @@ pub struct AgentStatus {
     pub started_at: OffsetDateTime,
     /// The certificate that is published, if any.
     pub certificate: Option<CertificateMetadata>,
+    /// That certificate was revoked.
+    #[serde(default)]
+    pub revoked: Option<Revocation>,
+    /// The CRLs published beside it; absent where the CA has none.
+    #[serde(default)]
+    pub crl: Option<CrlStatus>,
     /// When the certificate will be renewed.
     #[serde(with = "time::serde::rfc3339::option")]
     pub next_renewal: Option<OffsetDateTime>,
+    /// Present while the CA asks for an early renewal.
+    #[serde(default)]
+    pub renewal_request: Option<RenewalRequest>,
     /// The last attempt to obtain a certificate and how it ended.
     pub last_attempt: Option<LastAttempt>,
     /// Present while attempts fail.
@@ -42,6 +52,38 @@ impl AgentStatus {
         self.certificate
             .as_ref()
             .is_some_and(|certificate| certificate.not_before <= now && now < certificate.expires_at)
+    }
+}
+
+/// The wish of a CA to see a certificate renewed early.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalRequest {
+    /// When it will be renewed for that.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// When the CA wants it renewed at the latest.
+    #[serde(with = "time::serde::rfc3339")]
+    pub window_end: OffsetDateTime,
+    /// The CA's reason, printable.
+    pub explanation: Option<String>,
+}
+
+/// The CRLs that are published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrlStatus {
+    /// Their numbers.
+    pub numbers: Vec<String>,
+    /// When the first of them runs out.
+    #[serde(with = "time::serde::rfc3339")]
+    pub next_update: OffsetDateTime,
+}
+
+impl CrlStatus {
+    /// What is told of `crls`; nothing where there is none.
+    #[must_use]
+    pub fn of(crls: &[Crl]) -> Option<Self> {
+        let next_update = crls.iter().map(Crl::next_update).min()?;
+        Some(Self { numbers: crls.iter().map(|crl| crl.number().to_string()).collect(), next_update })
     }
 }
 

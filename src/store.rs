@@ -5,10 +5,12 @@
 //!
 //! ```text
 //! /etc/certs/
-//!   ..2026_08_20_12_34_56.9f3c2a1b00d4e5f6/    a generation: client.crt client.key ca.crt credential-bundle.pem
+//!   ..2026_08_20_12_34_56.9f3c2a1b00d4e5f6/    a generation: client.crt client.key ca.crt ca.crl credential-bundle.pem
 //!   ..data -> ..2026_08_20_12_34_56.9f3c…      the generation in force; swapped by one rename
-//!   client.crt -> ..data/client.crt            stable links, made once; the same for the other three files
+//!   client.crt -> ..data/client.crt            stable links, made once; the same for the other files
 //! ```
+//!
+//! `ca.crl` is there where the CA publishes CRLs. Another CRL makes another generation, with the same key and certificate.
 //!
 //! A crash at any instruction leaves the generation before or the one after in force, whole, because the swap is one
 //! rename and everything below it is on disk by then.
@@ -44,10 +46,11 @@ use time::OffsetDateTime;
 use crate::clock::Now;
 use crate::config::FilesConfig;
 use crate::identity::CertificateBundle;
+use crate::printable::error_chain;
 
 use directory::Directory;
 use generation::{Staging, new_name, remove_generation};
-use layout::PublishedFile;
+use layout::{CrlFile, PublishedFile};
 use links::{DataLink, data_link};
 use lock::Lock;
 use place::open_or_make;
@@ -55,7 +58,7 @@ use sweep::Superseded;
 use verify::Baseline;
 
 pub use error::StoreError;
-pub use layout::{CERTIFICATE_FILE, CREDENTIAL_BUNDLE_FILE, DATA_LINK, KEY_FILE, ROOTS_FILE};
+pub use layout::{CERTIFICATE_FILE, CREDENTIAL_BUNDLE_FILE, CRL_FILE, DATA_LINK, KEY_FILE, ROOTS_FILE};
 pub use read::{Origin, Published, read_bundle};
 pub use record::GenerationRecord;
 pub use verify::{Change, ChangeKind};
@@ -120,7 +123,12 @@ impl Store {
         let current = read::read_current(&Directory::open(&self.config.directory)?)?;
         Ok(current.map(|current| {
             *self.expected() = Expected { current: current.baseline, next: None };
-            current.published
+            let Published { bundle, record, origin } = current.published;
+            let crls = current.crls.unwrap_or_else(|error| {
+                tracing::warn!(error = %error_chain(&error), "the CRL on disk is of no use; the CA is asked for another");
+                Vec::new()
+            });
+            Published { bundle: bundle.with_crls(crls), record, origin }
         }))
     }
 
@@ -131,7 +139,7 @@ impl Store {
     /// As [`publish`](Self::publish).
     pub fn check_writable(&self, now: Now) -> Result<(), StoreError> {
         let (_writer, directory) = self.begin()?;
-        links::check_obstructions(&directory)?;
+        links::check_obstructions(&directory, CrlFile::Absent)?;
         let staging = Staging::begin(&directory, new_name(now.wall))?;
         let file = PublishedFile::CredentialBundle;
         staging.write(file, &vec![0; PROBE_SIZE], file.protection(&self.config)).map(drop)
@@ -153,7 +161,7 @@ impl Store {
         let name = new_name(now.wall);
         let generation = name.to_string();
         let result = self.begin().and_then(|(mut writer, directory)| {
-            links::check_obstructions(&directory)?;
+            links::check_obstructions(&directory, CrlFile::of(bundle))?;
             self.adopt_plain_files(&mut writer, &directory, bundle, now)?;
             self.write_generation(&mut writer, &directory, name, bundle, Some(record), now)
         });
@@ -167,6 +175,26 @@ impl Store {
         }
     }
 
+    /// Keeps another record beside the certificate in force. Where that is not the one last published, nothing is kept.
+    ///
+    /// # Errors
+    /// The record before is then still there.
+    pub fn keep_record(&self, record: &GenerationRecord) -> Result<(), StoreError> {
+        let (_writer, directory) = self.begin()?;
+        let (DataLink::Generation(found), Some(baseline)) = self.baseline(&directory)? else { return Ok(()) };
+        if found == baseline.generation { self.write_record(&directory, &found, record) } else { Ok(()) }
+    }
+
+    /// Takes key and certificate away in one step; roots and CRLs stay. The generation before is removed as any other.
+    /// From here on there is nothing to compare with, until something is published.
+    ///
+    /// # Errors
+    /// Key and certificate are then still there.
+    pub fn withdraw(&self, bundle: &CertificateBundle, record: &GenerationRecord, now: Now) -> Result<(), StoreError> {
+        let (mut writer, directory) = self.begin()?;
+        self.write_withdrawal(&mut writer, &directory, bundle, record, now)
+    }
+
     /// What differs on disk from what was last published or loaded; nothing before either.
     ///
     /// # Errors
@@ -177,7 +205,7 @@ impl Store {
         };
         let (data, Some(baseline)) = self.baseline(&directory)? else { return Ok(Vec::new()) };
         let mut changes = verify::changed_generation(&directory, &data, &baseline, &self.config)?;
-        changes.extend(verify::changed_links(&directory)?);
+        changes.extend(verify::changed_links(&directory, baseline.crl())?);
         Ok(changes)
     }
 
@@ -194,15 +222,15 @@ impl Store {
         let stable: BTreeSet<&str> = PublishedFile::LINKED.map(PublishedFile::name).into();
         if changes.iter().all(|change| stable.contains(change.path.as_str())) {
             let (_writer, directory) = self.begin()?;
-            links::check_obstructions(&directory)?;
-            links::ensure_stable_links(&directory)?;
+            links::check_obstructions(&directory, CrlFile::of(bundle))?;
+            links::ensure_stable_links(&directory, CrlFile::of(bundle))?;
             return Ok(Healed::Links);
         }
         self.publish(bundle, record, now).map(Healed::Published)
     }
 
     /// Whether a usable certificate is on disk at `now`: the one last published or loaded, unchanged, in its dates. Reads
-    /// five small files; never waits for a publication.
+    /// four small files; never waits for a publication.
     #[must_use]
     pub fn usable(&self, now: OffsetDateTime) -> bool {
         let Ok(Some(directory)) = self.directory_if_any() else { return false };
@@ -212,8 +240,8 @@ impl Store {
             changes.is_ok_and(|changes| !changes.iter().any(Change::hides_certificate))
         };
         in_dates
-            && unchanged(verify::changed_generation(&directory, &data, &baseline, &self.config))
-            && unchanged(verify::changed_links(&directory))
+            && unchanged(verify::changed_links(&directory, CrlFile::Absent))
+            && unchanged(verify::changed_generation(&directory, &data, &baseline.of_certificate(), &self.config))
     }
 
     /// Removes the generations that were superseded longer ago than they are kept, and remains of failed writes. Returns

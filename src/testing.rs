@@ -1,17 +1,23 @@
 //! Owns what unit tests share: a small CA, and the configuration of a worker in a temporary directory.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::{CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat};
-use crate::identity::{CertificateBundle, KeyType, PrivateKey, RequestedIdentity, TrustDomain, WorkerId, generate_csr};
+use crate::config::{
+    CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles,
+};
+use crate::identity::{
+    CertificateBundle, Crl, KeyType, PrivateKey, RequestedIdentity, TrustDomain, WorkerId, generate_csr,
+};
 use crate::schedule::Timing;
 
 /// A self-signed root that signs what it is asked to.
@@ -22,16 +28,39 @@ pub(crate) struct TestCa {
 
 impl TestCa {
     pub(crate) fn new() -> Self {
+        Self::named("Test CA")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Test CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Self { root: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
         vec![self.root.der().clone()]
+    }
+
+    /// A CRL with the leaves of `revoked`, since its beginning and because of their keys.
+    pub(crate) fn crl(&self, number: u64, validity: Range<OffsetDateTime>, revoked: &[&CertificateBundle]) -> Crl {
+        let revoked = revoked.iter().map(|bundle| RevokedCertParams {
+            serial_number: serial_of(bundle),
+            revocation_time: validity.start,
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: validity.start,
+            next_update: validity.end,
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Crl::from_der(params.signed_by(&self.issuer).unwrap().der().clone()).unwrap()
     }
 
     /// Signs `csr` as it is, valid from a minute before `now`, with `change` made.
@@ -63,6 +92,11 @@ impl TestCa {
     }
 }
 
+fn serial_of(bundle: &CertificateBundle) -> SerialNumber {
+    let (_, leaf) = X509Certificate::from_der(&bundle.chain()[0]).unwrap();
+    SerialNumber::from_slice(leaf.tbs_certificate.raw_serial())
+}
+
 /// The identity of the worker `name`.
 pub(crate) fn identity(name: &str) -> RequestedIdentity {
     let domain = TrustDomain::new("crank.local").unwrap();
@@ -84,6 +118,8 @@ pub(crate) fn config(directory: &Path) -> Config {
             token_file: None,
             timeout: Duration::from_secs(5),
             startup_wait: Duration::from_mins(1),
+            push: false,
+            crl_limit: Some(1024 * 1024),
         },
         control_socket: files.join(".crank-agent.sock"),
         files: FilesConfig {
@@ -94,6 +130,7 @@ pub(crate) fn config(directory: &Path) -> Config {
             keep_generations: Duration::from_mins(1),
         },
         timing: Timing::default(),
+        revoked_files: RevokedFiles::Keep,
         allowed_skew: Duration::from_mins(1),
         server: None,
         log: LogConfig { format: LogFormat::Json, filter: "info".to_owned() },

@@ -4,29 +4,40 @@
 mod authority;
 #[cfg(feature = "ca")]
 mod lapsed;
+mod peers;
 mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, Resumption, WantsClientCert};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, ClientConfig, OtherError, RootCertStore};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, OtherError, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::Clock;
 use crate::crypto::crypto_provider;
-use crate::identity::CertificateBundle;
+use crate::identity::{CertificateBundle, Crl};
 
 use authority::{Anchor, Authority};
+pub(crate) use peers::{ClientDemand, PeerClients, PeerServers};
+pub(crate) use server::server_config_for;
+#[cfg(feature = "ca")]
 pub(crate) use server::{ClientTrust, server_config};
 
 /// What a server's chain has to reach, and what the server must not be.
 #[derive(Debug, Clone)]
 pub enum ServerTrust {
-    /// One of these roots.
-    Roots(Vec<CertificateDer<'static>>),
+    /// One of these roots, and not revoked: see [`CertificateBundle::crls`].
+    Peers {
+        /// The roots.
+        roots: Vec<CertificateDer<'static>>,
+        /// The CRLs. With any, a certificate of an issuer that has none of them is refused, and so is every certificate
+        /// of an issuer whose CRL has run out. Without any, nothing is checked for revocation.
+        crls: Vec<Crl>,
+    },
     /// One of these roots; and the server is no worker. Every worker has a certificate of the same roots with the name
     /// `localhost` in it, and must not pass for the authority with it.
     AuthorityRoots(Vec<CertificateDer<'static>>),
@@ -46,6 +57,9 @@ pub enum TlsError {
     /// A root that cannot serve as one.
     #[error("a trust root is not usable")]
     Root(#[source] rustls::Error),
+    /// A CRL that cannot serve as one.
+    #[error("a CRL is not usable: {0}")]
+    Crl(String),
     /// No root at all.
     #[error("no trust root")]
     NoRoots,
@@ -68,20 +82,17 @@ pub fn client_config(
     clock: Arc<dyn Clock>,
 ) -> Result<ClientConfig, TlsError> {
     let provider = crypto_provider();
-    let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(ClockTime(clock)))
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Protocol)?;
-    let builder = match trust {
-        ServerTrust::Roots(roots) => builder.with_root_certificates(root_store(roots)?),
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        ServerTrust::Peers { roots, crls } => Arc::new(PeerServers::new(roots, crls)?),
         ServerTrust::AuthorityRoots(roots) => {
-            let anchor = Anchor::Roots(root_store(roots)?);
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Authority { anchor, provider }))
+            Arc::new(Authority { anchor: Anchor::Roots(root_store(roots)?), provider })
         }
         ServerTrust::AuthorityPin { fingerprint, roots } => {
             let anchor = Anchor::Pin { fingerprint: *fingerprint, roots: roots.clone() };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Authority { anchor, provider }))
+            Arc::new(Authority { anchor, provider })
         }
     };
+    let builder = client_builder(verifier, clock)?;
     let mut config = match identity {
         Some(bundle) => builder
             .with_client_auth_cert(bundle.chain().to_vec(), bundle.key().to_rustls())
@@ -90,6 +101,31 @@ pub fn client_config(
     };
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+/// The settings of a client that presents what `certificate` resolves to, and leaves the server to `verifier`.
+///
+/// # Errors
+/// When the crypto provider does not fit the protocol versions.
+pub(crate) fn client_config_for(
+    verifier: Arc<dyn ServerCertVerifier>,
+    certificate: Arc<dyn ResolvesClientCert>,
+    clock: Arc<dyn Clock>,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = client_builder(verifier, clock)?.with_client_cert_resolver(certificate);
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn client_builder(
+    verifier: Arc<dyn ServerCertVerifier>,
+    clock: Arc<dyn Clock>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    Ok(ClientConfig::builder_with_details(crypto_provider(), Arc::new(ClockTime(clock)))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Protocol)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier))
 }
 
 /// The roots as rustls keeps them.

@@ -21,6 +21,36 @@ pub const CSR_PATH: &str = "/certificates/csr";
 /// The path that tells the CA's root.
 pub const ROOT_PATH: &str = "/ca/certificate";
 
+/// The path of the CRLs.
+pub const CRL_PATH: &str = "/ca/crl";
+
+/// The kind of the problem that answers a request by a certificate which is revoked.
+pub const REVOKED_KIND: &str = "certificate_revoked";
+
+/// The path of what the CA says of the certificate with this serial (`4a:3b:…`).
+#[must_use]
+pub fn renewal_info_path(serial: &str) -> String {
+    format!("/certificates/{}/renewal-info", serial.replace(':', ""))
+}
+
+/// Answer to `GET /certificates/{serial}/renewal-info`, in the style of RFC 9773. Each part is taken by itself: one that
+/// makes no sense does not spoil the others.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RenewalInfoReply {
+    /// `{"start":…,"end":…}` (RFC 3339).
+    pub suggested_window: Value,
+    /// Why, for people.
+    pub explanation: Value,
+    /// Where more is said.
+    #[serde(rename = "explanationURL")]
+    pub explanation_url: Value,
+    /// `null`, or `{"at":…,"reason":…}`.
+    pub revoked: Value,
+    /// `{"number":…,"etag":…}`.
+    pub crl: Value,
+}
+
 /// Body of `POST /certificates/csr`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CsrRequest {

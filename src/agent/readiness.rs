@@ -23,6 +23,9 @@ impl Readiness for DiskReadiness {
         {
             let status = self.status.borrow();
             let Some(certificate) = &status.certificate else { return Err("no certificate yet".to_owned()) };
+            if let Some(revoked) = &status.revoked {
+                return Err(format!("the certificate was revoked: {}", revoked.reason.name()));
+            }
             if now >= certificate.expires_at {
                 return Err("the certificate has expired".to_owned());
             }
@@ -60,7 +63,7 @@ mod tests {
         let config = config(directory.path());
         let clock = Arc::new(TestClock::at(NOW));
         let bundle = TestCa::new().bundle(&config.identity, NOW, Duration::from_hours(1));
-        let record = RenewalRecord { jitter: Jitter::new(0.5).unwrap(), installed_at: NOW };
+        let record = RenewalRecord::new(Jitter::new(0.5).unwrap(), NOW);
         Store::open(&config.files).unwrap().publish(&bundle, &record.into(), clock.now()).unwrap();
         let store = Arc::new(Store::open(&config.files).unwrap());
         store.load().unwrap();

@@ -17,6 +17,10 @@ pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     certificate(&mut table, report, now);
     table.gap();
     table.row("next renewal", &status.next_renewal.map_or_else(|| "not known".to_owned(), |at| instant(at, now)));
+    if let Some(request) = &status.renewal_request {
+        let why = request.explanation.as_deref().unwrap_or("without an explanation");
+        table.row("requested", &format!("by the CA, until {}: {why}", moment(request.window_end)));
+    }
     table.row("last attempt", &last_attempt(report, now));
     if let Some(back_off) = &status.back_off {
         let next = instant(back_off.next_attempt, now);
@@ -67,6 +71,13 @@ fn certificate(table: &mut Table, report: &StatusReport, now: OffsetDateTime) {
         table.row("valid until", &format!("{until} ({} left)", length(certificate.expires_at - now)));
     } else {
         table.row("valid until", &format!("{until} (EXPIRED {} ago)", length(now - certificate.expires_at)));
+    }
+    if let Some(revoked) = &report.status.revoked {
+        table.row("REVOKED", &format!("{}: {}", instant(revoked.at, now), revoked.reason.name()));
+    }
+    if let Some(crl) = &report.status.crl {
+        let state = if crl.next_update > now { "good until" } else { "RAN OUT" };
+        table.row("CRL", &format!("number {}, {state} {}", crl.numbers.join(", "), instant(crl.next_update, now)));
     }
 }
 
@@ -131,7 +142,9 @@ mod tests {
     use crank_agent::control::Readiness;
     use crank_agent::events::EventError;
     use crank_agent::identity::{CertificateMetadata, TrustDomain, WorkerId};
-    use crank_agent::status::{AgentStatus, BackOff, CaStatus, DeliveryStatus, LastAttempt};
+    use crank_agent::policy::RevocationReason;
+    use crank_agent::schedule::Revocation;
+    use crank_agent::status::{AgentStatus, BackOff, CaStatus, CrlStatus, DeliveryStatus, LastAttempt, RenewalRequest};
     use time::macros::datetime;
 
     use super::*;
@@ -155,7 +168,10 @@ mod tests {
                 not_before: datetime!(2026-08-18 13:29:45 UTC),
                 names: vec!["DNS:localhost".to_owned(), "DNS:streaming".to_owned()],
             }),
+            revoked: None,
+            crl: None,
             next_renewal: Some(datetime!(2026-08-22 01:02:03 UTC)),
+            renewal_request: None,
             last_attempt: Some(LastAttempt {
                 at: datetime!(2026-08-20 11:59:00 UTC),
                 correlation_id: "req_1".to_owned(),
@@ -227,6 +243,32 @@ delivery      nginx: reloaded
     fn an_expired_certificate_stands_out() {
         let text = status(&report(), datetime!(2026-08-26 13:30:45 UTC));
         assert!(text.contains("(EXPIRED 1d ago)\n"), "{text}");
+    }
+
+    #[test]
+    fn what_the_ca_took_back_or_asks_for_stands_out() {
+        let mut report = report();
+        report.status.revoked =
+            Some(Revocation { at: datetime!(2026-08-20 11:00:00 UTC), reason: RevocationReason::KeyCompromise });
+        report.status.crl = Some(CrlStatus {
+            numbers: vec!["7".to_owned(), "3".to_owned()],
+            next_update: datetime!(2026-08-21 12:00:00 UTC),
+        });
+        report.status.renewal_request = Some(RenewalRequest {
+            at: NOW,
+            window_end: datetime!(2026-08-20 13:00:00 UTC),
+            explanation: Some("a new issuer".to_owned()),
+        });
+        let text = status(&report, NOW);
+        for line in [
+            "REVOKED       2026-08-20 11:00:00 UTC (1h ago): keyCompromise\n",
+            "CRL           number 7, 3, good until 2026-08-21 12:00:00 UTC (in 1d)\n",
+            "requested     by the CA, until 2026-08-20 13:00:00 UTC: a new issuer\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+        let text = status(&report, datetime!(2026-08-22 12:00:00 UTC));
+        assert!(text.contains("CRL           number 7, 3, RAN OUT 2026-08-21 12:00:00 UTC (1d ago)\n"), "{text}");
     }
 
     #[test]

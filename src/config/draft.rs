@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse::fingerprint_text;
-use super::{CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, ServerConfig};
+use super::{
+    CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles, ServerConfig,
+};
 use crate::identity::{KeyType, RequestedIdentity, SubjectAltName, TrustDomain, WorkerId};
 use crate::schedule::{Fraction, Timing};
 use crate::serve::AllowedClient;
@@ -26,6 +28,10 @@ pub(super) struct Draft {
     pub(super) token_file: Option<PathBuf>,
     pub(super) timeout: Option<Duration>,
     pub(super) startup_wait: Option<Duration>,
+    pub(super) push: Option<bool>,
+    pub(super) crl_enabled: Option<bool>,
+    pub(super) crl_size_limit: Option<usize>,
+    pub(super) revoked_files: Option<RevokedFiles>,
     pub(super) directory: Option<PathBuf>,
     pub(super) owner: Option<u32>,
     pub(super) group: Option<u32>,
@@ -67,6 +73,8 @@ impl Draft {
             Some(digest) => CaTrust::Fingerprint(digest),
             None => CaTrust::RootFile(need(self.root_file, "ca.root_file")?),
         };
+        let crl_enabled = need(self.crl_enabled, "crl.enabled")?;
+        let crl_size_limit = need(self.crl_size_limit, "crl.size_limit")?;
         let metrics_allow = need(self.metrics_allow, "server.metrics_allow")?;
         Ok(Config {
             identity: RequestedIdentity::new(worker_id, &trust_domain, need(self.names, "identity.names")?),
@@ -80,6 +88,8 @@ impl Draft {
                 token_file: self.token_file,
                 timeout: need(self.timeout, "ca.timeout")?,
                 startup_wait: need(self.startup_wait, "ca.startup_wait")?,
+                push: need(self.push, "ca.push")?,
+                crl_limit: crl_enabled.then_some(crl_size_limit),
             },
             files: FilesConfig {
                 directory: need(self.directory, "files.directory")?,
@@ -97,6 +107,7 @@ impl Draft {
                 max_back_off: need(self.max_back_off, "schedule.max_back_off")?,
                 refused_interval: need(self.refused_interval, "schedule.refused_interval")?,
             },
+            revoked_files: need(self.revoked_files, "revocation.files")?,
             allowed_skew: need(self.allowed_skew, "schedule.allowed_skew")?,
             server: match need(self.listen, "server.listen")? {
                 Listen::Off => None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::EnvFilter;
 
-use super::{Environment, LogFormat};
+use super::{Environment, LogFormat, RevokedFiles};
 use crate::duration::{format_duration, parse_duration};
 use crate::identity::{DnsName, SpiffeId, SubjectAltName};
 use crate::schedule::Fraction;
@@ -29,6 +29,35 @@ pub(super) fn environment(text: &str) -> Result<Environment, String> {
         "development" => Ok(Environment::Development),
         "production" => Ok(Environment::Production),
         _ => Err("`development` or `production`".to_owned()),
+    }
+}
+
+pub(super) fn revoked_files(text: &str) -> Result<RevokedFiles, String> {
+    match text {
+        "keep" => Ok(RevokedFiles::Keep),
+        "withdraw" => Ok(RevokedFiles::Withdraw),
+        _ => Err("`keep` or `withdraw`".to_owned()),
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `10MiB`.
+pub(super) fn size(text: &str, range: (usize, usize)) -> Result<usize, String> {
+    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
+        (Some(number), _) => (number, 1024),
+        (_, Some(number)) => (number, 1024 * 1024),
+        _ => (text, 1),
+    };
+    let size = number.trim_end().parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    size.filter(|size| (range.0..=range.1).contains(size))
+        .ok_or_else(|| format!("{} to {}, such as `10MiB`", size_text(range.0), size_text(range.1)))
+}
+
+/// The shortest way to write a number of bytes.
+pub(super) fn size_text(size: usize) -> String {
+    match (size.is_multiple_of(1024 * 1024), size.is_multiple_of(1024)) {
+        (true, _) => format!("{}MiB", size / (1024 * 1024)),
+        (_, true) => format!("{}KiB", size / 1024),
+        _ => size.to_string(),
     }
 }
 

@@ -9,13 +9,13 @@ use super::accounts::account;
 use super::draft::Listen;
 use super::parse;
 use super::setting::{Fallback, Read, Setting};
-use super::{Environment, HttpsUrl, LogFormat};
+use super::{Environment, HttpsUrl, LogFormat, RevokedFiles};
 use crate::duration::format_duration;
 use crate::identity::{KeyType, TrustDomain, WorkerId};
 use crate::serve::AllowedClient;
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 34] = [
+pub static SETTINGS: [Setting; 38] = [
     Setting::new(
         "worker_id",
         Fallback::Required,
@@ -145,6 +145,39 @@ pub static SETTINGS: [Setting; 34] = [
         "How long to wait at start-up for a first certificate, before giving up with exit code 69.",
         Read::Text(|draft, text, _| put(&mut draft.startup_wait, parse::duration(text, (Duration::ZERO, DAY)))),
         |draft| duration(draft.startup_wait),
+    ),
+    Setting::new(
+        "ca.push",
+        Fallback::Text("true"),
+        "Whether a connection to the authority is kept, by which it tells at once of a revocation, a CRL or a wish to see the certificate renewed. Else it is asked at each check.",
+        Read::Switch(|draft, text, _| put(&mut draft.push, parse::boolean(text))),
+        |draft| draft.push.map(Value::from),
+    ),
+    Setting::new(
+        "crl.enabled",
+        Fallback::Text("true"),
+        "Whether the authority's CRLs are published as `ca.crl`, where it has any.",
+        Read::Switch(|draft, text, _| put(&mut draft.crl_enabled, parse::boolean(text))),
+        |draft| draft.crl_enabled.map(Value::from),
+    ),
+    Setting::new(
+        "crl.size_limit",
+        Fallback::Text("10MiB"),
+        "The most bytes of CRLs that are read, as PEM: `4KiB` to `64MiB`.",
+        Read::Text(|draft, text, _| put(&mut draft.crl_size_limit, parse::size(text, (4 * 1024, 64 * 1024 * 1024)))),
+        |draft| draft.crl_size_limit.map(|size| Value::from(parse::size_text(size))),
+    ),
+    Setting::new(
+        "revocation.files",
+        Fallback::Text("keep"),
+        "What becomes of key and certificate once the authority has revoked them and until there are others: `keep` or `withdraw`.",
+        Read::Text(|draft, text, _| put(&mut draft.revoked_files, parse::revoked_files(text))),
+        |draft| {
+            draft.revoked_files.map(|files| match files {
+                RevokedFiles::Keep => Value::from("keep"),
+                RevokedFiles::Withdraw => Value::from("withdraw"),
+            })
+        },
     ),
     Setting::new(
         "files.directory",

@@ -1,4 +1,4 @@
-//! Owns [`CertificateBundle`]: key, chain and roots of one certificate, which travel and are installed together.
+//! Owns [`CertificateBundle`]: key, chain, roots and CRLs of one certificate, which travel and are installed together.
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -6,17 +6,19 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::crl::{Crl, CrlError, crls_to_pem};
 use super::key::{KeyError, PrivateKey};
 use super::metadata::CertificateMetadata;
 use crate::crypto::sha256;
 
-/// Key, chain and roots of one certificate. A value of this type is consistent: the leaf parses and its public key is
+/// Key, chain and roots of one certificate, and the CRLs by which its peers are judged. A value of this type is consistent: the leaf parses and its public key is
 /// the key's. Whether it may be installed is for [`Checks`](super::Checks) to say.
 #[derive(Debug)]
 pub struct CertificateBundle {
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
     key: PrivateKey,
+    crls: Vec<Crl>,
     metadata: CertificateMetadata,
 }
 
@@ -42,6 +44,9 @@ pub enum BundleError {
     /// The private key does not parse.
     #[error("private key: {0}")]
     Key(#[from] KeyError),
+    /// A CRL does not parse.
+    #[error("CRL: {0}")]
+    Crl(#[from] CrlError),
     /// The leaf certifies another key.
     #[error("the certificate is for another key than the private key beside it")]
     KeyMismatch,
@@ -66,7 +71,7 @@ impl CertificateBundle {
             }
             CertificateMetadata::of(&leaf, OffsetDateTime::UNIX_EPOCH)
         };
-        Ok(Self { chain, roots, key, metadata })
+        Ok(Self { chain, roots, key, crls: Vec::new(), metadata })
     }
 
     /// Puts a bundle together from the PEM of `client.crt`, `client.key` and `ca.crt`.
@@ -84,7 +89,27 @@ impl CertificateBundle {
     /// # Errors
     /// When `roots` is empty or too long, or a root does not parse.
     pub fn with_roots(&self, roots: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
-        Self::new(self.chain.clone(), self.key.try_clone()?, roots)
+        Ok(Self::new(self.chain.clone(), self.key.try_clone()?, roots)?.with_crls(self.crls.clone()))
+    }
+
+    /// The same with these CRLs; none: peers are not checked for revocation.
+    #[must_use]
+    pub fn with_crls(self, crls: Vec<Crl>) -> Self {
+        Self { crls, ..self }
+    }
+
+    /// A copy, key included, to change.
+    ///
+    /// # Errors
+    /// As [`PrivateKey::try_clone`].
+    pub fn try_clone(&self) -> Result<Self, KeyError> {
+        Ok(Self {
+            chain: self.chain.clone(),
+            roots: self.roots.clone(),
+            key: self.key.try_clone()?,
+            crls: self.crls.clone(),
+            metadata: self.metadata.clone(),
+        })
     }
 
     /// The leaf and intermediates, leaf first, as DER.
@@ -97,6 +122,12 @@ impl CertificateBundle {
     #[must_use]
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// The CRLs by which peers are judged; none where the CA publishes none.
+    #[must_use]
+    pub fn crls(&self) -> &[Crl] {
+        &self.crls
     }
 
     /// The private key.
@@ -115,6 +146,12 @@ impl CertificateBundle {
     #[must_use]
     pub fn roots_pem(&self) -> String {
         certificates_to_pem(&self.roots)
+    }
+
+    /// `ca.crl`: CRLs as PEM; empty where there is none.
+    #[must_use]
+    pub fn crls_pem(&self) -> String {
+        crls_to_pem(&self.crls)
     }
 
     /// `client.key`: the key as PEM.

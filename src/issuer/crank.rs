@@ -1,5 +1,6 @@
 //! Owns the HTTP interface of crank-ca and its predecessor, seen from the agent.
 
+mod renewal;
 mod trust;
 
 use std::error::Error as _;
@@ -7,14 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, Error as RustlsError};
 use time::OffsetDateTime;
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::roots::{KnownRoots, union};
-use super::{FollowedRoots, IssueError, IssueErrorKind, Issued, Issuer, Order};
+use super::{
+    CrlAnswer, FollowedRoots, IssueError, IssueErrorKind, Issued, Issuer, Order, RenewalAnswer, RenewalQuestion,
+};
 use crate::bounded::read_file;
 use crate::clock::Clock;
 use crate::config::CaConfig;
@@ -24,16 +28,20 @@ use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::tls::client_config;
 use crate::trace_context::TraceContext;
 use crate::wire::{
-    CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT, ROOT_PATH, RootReply, TRACE_HEADER,
-    sound_decision_id,
+    CORRELATION_HEADER, CSR_PATH, CsrReply, CsrRequest, ErrorReply, REPLY_LIMIT, REVOKED_KIND, ROOT_PATH, RootReply,
+    TRACE_HEADER, sound_decision_id,
 };
 
+use renewal::Kept;
+
 /// Speaks to crank-ca. Every request is a connection of its own with roots and token read afresh, so that a rotated
-/// token or root needs no word to the agent, and an idle agent holds no connection.
+/// token or root needs no word to the agent. The one exception is a question that the CA may wait with answering: its
+/// connection is kept for the next.
 #[derive(Debug)]
 pub struct CrankIssuer {
     config: CaConfig,
     clock: Arc<dyn Clock>,
+    kept: Mutex<Option<Kept>>,
 }
 
 /// How a request proves who asks.
@@ -47,7 +55,7 @@ impl CrankIssuer {
     /// An issuer for the CA of `config`.
     #[must_use]
     pub fn new(config: CaConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { config, clock }
+        Self { config, clock, kept: Mutex::default() }
     }
 
     /// Asks the CA whether it is up, over verified TLS and without a credential.
@@ -115,7 +123,7 @@ impl CrankIssuer {
             let message = format!("answered {status}; redirects are not followed, set the CA's own URL");
             return Err(self.fail(IssueErrorKind::BrokenReply, message));
         }
-        let body = self.read_body(response).await?;
+        let body = self.read_body(response, REPLY_LIMIT).await?;
         if !status.is_success() {
             return Err(self.status_error(status, &headers, &body));
         }
@@ -143,29 +151,38 @@ impl CrankIssuer {
     }
 
     fn client(&self, identity: Option<&CertificateBundle>, known: &KnownRoots) -> Result<Client, IssueError> {
+        self.build(self.client_builder(identity, known)?.pool_max_idle_per_host(0))
+    }
+
+    fn build(&self, builder: ClientBuilder) -> Result<Client, IssueError> {
+        builder.build().map_err(|error| self.fail(IssueErrorKind::Credential, error_chain(&error)))
+    }
+
+    fn client_builder(
+        &self,
+        identity: Option<&CertificateBundle>,
+        known: &KnownRoots,
+    ) -> Result<ClientBuilder, IssueError> {
         let trust = self.server_trust(known)?;
         let credential =
             |error: &dyn std::error::Error| IssueError::new(IssueErrorKind::Credential, error_chain(error));
         let tls = client_config(&trust, identity, Arc::clone(&self.clock)).map_err(|error| credential(&error))?;
-        Client::builder()
+        Ok(Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(true)
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(self.config.timeout)
             .timeout(self.config.timeout)
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("crank-agent/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| credential(&error))
+            .user_agent(concat!("crank-agent/", env!("CARGO_PKG_VERSION"))))
     }
 
-    /// Reads the body up to the limit, whatever the headers promise.
-    async fn read_body(&self, mut response: Response) -> Result<Vec<u8>, IssueError> {
+    /// Reads the body up to `limit` bytes, whatever the headers promise.
+    async fn read_body(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, IssueError> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.transport_error(&error))? {
-            if body.len() + chunk.len() > REPLY_LIMIT {
-                let message = format!("sent more than {REPLY_LIMIT} bytes");
+            if body.len() + chunk.len() > limit {
+                let message = format!("sent more than {limit} bytes");
                 return Err(self.fail(IssueErrorKind::BrokenReply, message));
             }
             body.extend_from_slice(&chunk);
@@ -180,6 +197,7 @@ impl CrankIssuer {
             429 => IssueErrorKind::RateLimited(retry_after),
             503 if retry_after.is_some() => IssueErrorKind::RateLimited(retry_after),
             408 | 425 | 500..=599 => IssueErrorKind::Unavailable,
+            401 if tells_of_revocation(body) => IssueErrorKind::Revoked,
             401 => IssueErrorKind::Unauthenticated,
             400..=499 => IssueErrorKind::Refused,
             _ => IssueErrorKind::BrokenReply,
@@ -196,6 +214,9 @@ impl CrankIssuer {
             return match tls {
                 RustlsError::InvalidCertificate(_) | RustlsError::NoCertificatesPresented => self
                     .fail(IssueErrorKind::Untrusted, format!("is not the CA expected, and nothing was sent: {text}")),
+                RustlsError::AlertReceived(AlertDescription::CertificateRevoked) => {
+                    self.fail(IssueErrorKind::Revoked, "says that our certificate is revoked")
+                }
                 RustlsError::AlertReceived(alert) if about_our_certificate(*alert) => {
                     self.fail(IssueErrorKind::Unauthenticated, format!("does not take our certificate: {text}"))
                 }
@@ -232,6 +253,14 @@ impl Issuer for CrankIssuer {
             }
             outcome => outcome,
         }
+    }
+
+    async fn renewal_info(&self, question: &RenewalQuestion<'_>) -> Result<RenewalAnswer, IssueError> {
+        self.ask_renewal(question).await
+    }
+
+    async fn crl(&self, tag: Option<&str>, known: &KnownRoots) -> Result<CrlAnswer, IssueError> {
+        self.ask_crl(tag, known).await
     }
 
     fn roots(&self, known: &KnownRoots) -> Result<Option<Vec<CertificateDer<'static>>>, IssueError> {
@@ -271,12 +300,18 @@ fn tls_cause(error: &reqwest::Error) -> Option<&RustlsError> {
     None
 }
 
+/// Whether a problem (RFC 9457) is of the kind `certificate_revoked`, by its `kind` or the end of its `type`.
+fn tells_of_revocation(body: &[u8]) -> bool {
+    let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let is = |member: &str| problem[member].as_str().is_some_and(|kind| kind.ends_with(REVOKED_KIND));
+    is("kind") || is("type")
+}
+
 fn about_our_certificate(alert: AlertDescription) -> bool {
     matches!(
         alert,
         AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateRequired

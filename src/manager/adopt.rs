@@ -61,7 +61,10 @@ impl<I: Issuer> CertificateManager<I> {
 
     /// The configuration names another directory: the certificate in force goes there.
     async fn carry_over(&mut self, inherited: Current, correlation_id: &str) {
-        let Current { bundle, record } = inherited;
+        if inherited.withdrawn {
+            return self.install(inherited);
+        }
+        let Current { bundle, record, .. } = inherited;
         match self.checks().check(&bundle) {
             Ok(()) => {}
             Err(error) if error.still_usable() => self.schedule.request(RenewReason::Changed),
@@ -70,7 +73,7 @@ impl<I: Issuer> CertificateManager<I> {
         }
         let followed = self.known.followed.clone();
         let written = self.write(Arc::clone(&bundle), record, followed.clone()).await;
-        self.install(Current { bundle: Arc::clone(&bundle), record });
+        self.install(Current { bundle: Arc::clone(&bundle), record, withdrawn: false });
         let certificate = self.metadata();
         match written {
             Ok(()) => {
@@ -113,8 +116,7 @@ impl<I: Issuer> CertificateManager<I> {
         let whole = published.record.is_some() && is_ours(&published);
         let bundle = Arc::new(published.bundle);
         let record = published.record.map(|record| record.renewal);
-        let record =
-            record.unwrap_or_else(|| RenewalRecord { jitter: Jitter::draw(), installed_at: bundle.not_before() });
+        let record = record.unwrap_or_else(|| RenewalRecord::new(Jitter::draw(), bundle.not_before()));
         let ready = if whole {
             self.check_writable().await
         } else {
@@ -130,7 +132,7 @@ impl<I: Issuer> CertificateManager<I> {
             self.emit(CertificateEvent::PublishFailed, correlation_id, None, Some(error));
         }
         self.schedule.adopted(Validity::of(&bundle), record);
-        self.install(Current { bundle, record });
+        self.install(Current { bundle, record, withdrawn: false });
         let certificate = self.metadata();
         self.emit(CertificateEvent::CertAdopted, correlation_id, certificate, None);
         self.refresh_roots().await;

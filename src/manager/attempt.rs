@@ -8,8 +8,9 @@ use crate::events::{CertificateEvent, EventError, EventRecord, new_correlation_i
 use crate::identity::csr::CsrError;
 use crate::identity::{CertificateMetadata, CheckError, KeyError, PrivateKey, generate_csr};
 use crate::issuer::{IssueError, IssueErrorKind, Issued, Issuer, Order};
+use crate::policy::RevocationReason;
 use crate::printable::error_chain;
-use crate::schedule::{Failure, Jitter, RenewReason, RenewalRecord, Validity};
+use crate::schedule::{Failure, Jitter, RenewReason, RenewalRecord, Revocation, Validity};
 use crate::status::LastAttempt;
 use crate::store::StoreError;
 
@@ -71,9 +72,10 @@ impl AttemptError {
                     Failure::Transient
                 }
                 IssueErrorKind::RateLimited(wait) => Failure::RateLimited(wait.unwrap_or_default()),
-                IssueErrorKind::Unauthenticated | IssueErrorKind::Refused | IssueErrorKind::BrokenReply => {
-                    Failure::Refused
-                }
+                IssueErrorKind::Unauthenticated
+                | IssueErrorKind::Revoked
+                | IssueErrorKind::Refused
+                | IssueErrorKind::BrokenReply => Failure::Refused,
             },
             Self::Key(_) | Self::Csr(_) | Self::Check(_) => Failure::Refused,
             Self::Unwritable(_) | Self::Store(_) => Failure::Transient,
@@ -103,7 +105,7 @@ impl AttemptError {
                     "check that ca.root_file or ca.root_fingerprint is the root of this CA, and that CA_SERVICE_URL \
                      has a name in its certificate"
                 }
-                IssueErrorKind::Unauthenticated | IssueErrorKind::Credential => {
+                IssueErrorKind::Unauthenticated | IssueErrorKind::Revoked | IssueErrorKind::Credential => {
                     "give a fresh token in ca.token_file (crank-ca token create --worker ID)"
                 }
                 IssueErrorKind::Refused => "ask the CA's operator which names this worker may have",
@@ -166,9 +168,9 @@ impl<I: Issuer> CertificateManager<I> {
             None => self.new_order(correlation_id).await?,
         };
         let now = self.wall();
-        // An expired certificate no longer proves who asks.
-        let current = self.current.as_ref().map(|current| Arc::clone(&current.bundle));
-        let current = current.filter(|bundle| now < bundle.not_after());
+        // A certificate that has expired or is revoked no longer proves who asks.
+        let current = self.current.as_ref().filter(|current| !current.is_revoked());
+        let current = current.map(|current| Arc::clone(&current.bundle)).filter(|bundle| now < bundle.not_after());
         self.emit(CertificateEvent::CsrSubmitted, correlation_id, None, None);
         let request = Order {
             csr_pem: &order.csr_pem,
@@ -177,7 +179,20 @@ impl<I: Issuer> CertificateManager<I> {
             current: current.as_deref(),
             known: &self.known,
         };
-        let issued = match self.issue(&request, deadline).await {
+        let mut answer = self.issue(&request, deadline).await;
+        if current.is_some() && answer.as_ref().is_err_and(|error| error.kind == IssueErrorKind::Revoked) {
+            let revocation = Revocation { at: now, reason: RevocationReason::Unspecified };
+            self.note_revoked(revocation).await;
+            let request = Order {
+                csr_pem: &order.csr_pem,
+                identity: &self.settings.identity,
+                correlation_id,
+                current: None,
+                known: &self.known,
+            };
+            answer = self.issue(&request, deadline).await;
+        }
+        let issued = match answer {
             Ok(issued) => issued,
             Err(error) => {
                 self.note_ca(error.clock_skew_seconds);
@@ -192,8 +207,9 @@ impl<I: Issuer> CertificateManager<I> {
         let bundle = bundle.with_roots(issued.publish.roots).map_err(CheckError::from)?;
         // A CA that no longer hands out the root of what it issues would cut the worker off.
         self.checks().check(&bundle)?;
+        let crls = self.crls_for(&bundle).await;
         Ok(Unpublished {
-            bundle: Arc::new(bundle),
+            bundle: Arc::new(bundle.with_crls(crls)),
             followed: issued.publish.followed,
             correlation_id: correlation_id.to_owned(),
             decision_id: issued.decision_id,
@@ -228,16 +244,17 @@ impl<I: Issuer> CertificateManager<I> {
     /// Writes a checked bundle; kept for the next attempt when the disk does not take it.
     async fn publish(&mut self, unpublished: Unpublished) -> Result<CertificateMetadata, AttemptError> {
         let Unpublished { bundle, followed, correlation_id, decision_id } = unpublished;
-        let record = RenewalRecord { jitter: Jitter::draw(), installed_at: self.wall() };
+        let record = RenewalRecord::new(Jitter::draw(), self.wall());
         let written = self.write(Arc::clone(&bundle), record, followed.clone()).await;
         if let Err(error) = written {
             self.unpublished = Some(Unpublished { bundle, followed, correlation_id, decision_id });
             return Err(error.into());
         }
-        let event = if self.had_certificate { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
+        let renews = self.had_certificate && !self.current.as_ref().is_some_and(Current::is_revoked);
+        let event = if renews { CertificateEvent::CertRenewed } else { CertificateEvent::CertIssued };
         let metadata = bundle.metadata(self.wall());
         self.schedule.installed(Validity::of(&bundle), record, self.clock.now());
-        self.install(Current { bundle, record });
+        self.install(Current { bundle, record, withdrawn: false });
         let cert_metadata = Some(metadata.clone());
         self.events.emit(&EventRecord { cert_metadata, decision_id, ..self.record(event, &correlation_id) });
         Ok(metadata)

@@ -72,7 +72,7 @@ impl<I: Issuer> CertificateManager<I> {
         let certificate = self.metadata();
         let detail = Some(list);
         self.emit_detailed(CertificateEvent::FilesChanged, &correlation_id, certificate.clone(), None, detail);
-        let Some(Current { bundle, record: renewal }) = self.current.clone() else { return };
+        let Some(Current { bundle, record: renewal, .. }) = self.current.clone() else { return };
         let record = GenerationRecord { renewal, followed: self.known.followed.clone() };
         let now = self.clock.now();
         match self.on_disk(move |store| store.heal(&bundle, &record, now)).await {

@@ -1,7 +1,7 @@
 //! Owns what passes from one manager to the next when the configuration changes, so that nothing is lost, asked for or
 //! told a second time.
 
-use super::{CertificateManager, Command, Current, UnansweredOrder, Unpublished};
+use super::{CertificateManager, Command, Current, News, UnansweredOrder, Unpublished};
 use crate::identity::{KeyType, RequestedIdentity};
 use crate::issuer::Issuer;
 use crate::issuer::roots::KnownRoots;
@@ -20,6 +20,7 @@ pub(crate) struct Handover {
     known: KnownRoots,
     started: bool,
     schedule: Schedule,
+    news: News,
     status: AgentStatus,
 }
 
@@ -28,9 +29,10 @@ impl<I: Issuer> CertificateManager<I> {
     pub(crate) fn after(mut self, before: Handover) -> Self {
         let Handover { identity, status, .. } = before;
         self.started = before.started;
+        let same_ca = self.status.borrow().ca.url == status.ca.url;
         self.status.send_modify(|now| {
             now.started_at = status.started_at;
-            if now.ca.url == status.ca.url {
+            if same_ca {
                 now.ca = status.ca;
             }
         });
@@ -38,7 +40,13 @@ impl<I: Issuer> CertificateManager<I> {
             return self;
         }
         let same_names = identity == self.settings.identity;
-        self.status.send_modify(|now| now.last_attempt = status.last_attempt);
+        self.status.send_modify(|now| {
+            now.last_attempt = status.last_attempt;
+            now.renewal_request = status.renewal_request;
+        });
+        let told = before.news.crl_expiry_told;
+        // Another CA has other CRLs, and other tags for them.
+        self.news = if same_ca { before.news } else { News { crl_expiry_told: told, ..News::default() } };
         self.had_certificate = before.had_certificate;
         self.current = before.current;
         self.known = before.known;
@@ -72,6 +80,7 @@ impl<I: Issuer> CertificateManager<I> {
             known: self.known,
             started: self.started,
             schedule: self.schedule,
+            news: self.news,
             status: self.status.borrow().clone(),
         }
     }

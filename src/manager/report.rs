@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::events::{CertificateEvent, EventError, EventRecord, new_correlation_id};
 use crate::identity::CertificateMetadata;
 use crate::issuer::Issuer;
-use crate::status::{AgentStatus, BackOff, CaStatus, LastAttempt};
+use crate::status::{AgentStatus, BackOff, CaStatus, CrlStatus, LastAttempt};
 
 impl<I: Issuer> CertificateManager<I> {
     pub(super) fn emit(
@@ -61,9 +61,16 @@ impl<I: Issuer> CertificateManager<I> {
         self.current = Some(current);
         let certificate = self.metadata();
         let next_renewal = self.schedule.next_renewal();
+        let revoked = self.current.as_ref().and_then(|current| current.record.revoked);
+        let crl = self.current.as_ref().and_then(|current| CrlStatus::of(current.bundle.crls()));
         self.status.send_modify(|status| {
+            let other = status.certificate.as_ref().map(|before| &before.serial)
+                != certificate.as_ref().map(|certificate| &certificate.serial);
+            status.renewal_request.take_if(|_| other);
             status.certificate = certificate;
             status.next_renewal = next_renewal;
+            status.revoked = revoked;
+            status.crl = crl;
         });
     }
 
@@ -115,7 +122,10 @@ pub(super) fn first_status(config: &Config, ca_url: &str, now: OffsetDateTime) -
         directory: config.files.directory.display().to_string(),
         started_at: now,
         certificate: None,
+        revoked: None,
+        crl: None,
         next_renewal: None,
+        renewal_request: None,
         last_attempt: None,
         back_off: None,
         ca: CaStatus { url: ca_url.to_owned(), last_answer: None, clock_skew_seconds: None },

@@ -13,7 +13,7 @@ impl<I: Issuer> CertificateManager<I> {
     /// Brings `ca.crt` in step with the configured roots and those handed out last: published anew where the chain
     /// verifies to them, a new certificate asked for where it does not.
     pub(super) async fn refresh_roots(&mut self) {
-        let Some(current) = self.current.clone() else { return };
+        let Some(current) = self.current.clone().filter(|current| !current.withdrawn) else { return };
         let roots = match self.issuer.roots(&self.known) {
             Ok(Some(roots)) => roots,
             Ok(None) => return,
@@ -29,7 +29,7 @@ impl<I: Issuer> CertificateManager<I> {
     /// Asks the CA which roots it hands out, when the time for it has come, and brings `ca.crt` in step. So a root that
     /// is new at the CA is known here long before the first certificate below it is.
     pub(super) async fn follow_roots_if_due(&mut self) {
-        let Some(current) = self.current.clone() else { return };
+        let Some(current) = self.current.clone().filter(|current| !current.withdrawn) else { return };
         let now = self.clock.now().boot;
         if now < self.follow_at {
             return;
@@ -59,7 +59,7 @@ impl<I: Issuer> CertificateManager<I> {
         match self.write(Arc::clone(&bundle), current.record, followed).await {
             Ok(()) => {
                 tracing::info!("published the changed roots");
-                self.install(Current { bundle, record: current.record });
+                self.install(Current { bundle, ..current });
                 self.withdraw_change();
             }
             Err(error) => {

@@ -7,8 +7,12 @@ use time::macros::datetime;
 use super::*;
 use crate::clock::testing::TestClock;
 use crate::events::CertificateEvent as Event;
+use crate::identity::crl::crls_to_pem;
 use crate::issuer::roots::{RootDigest, union};
-use crate::issuer::{FollowedRoots, IssueError, IssueErrorKind, Issued, Order};
+use crate::issuer::{
+    CrlAnswer, FollowedRoots, IssueError, IssueErrorKind, Issued, Order, RenewalAnswer, RenewalInfo, RenewalNews,
+    RenewalQuestion,
+};
 use crate::testing::{TestCa, config};
 
 const START: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
@@ -37,6 +41,23 @@ struct Shared {
     delay: Mutex<Duration>,
     /// While true, orders get no answer.
     silent: watch::Sender<bool>,
+    /// What the CA says of every certificate, a revocation only of those with these serials; `None`: this CA says nothing.
+    info: watch::Sender<Option<RenewalInfo>>,
+    revoked: Mutex<Vec<String>>,
+    /// Questions about that, by whether the CA was to wait.
+    questions: Mutex<Vec<bool>>,
+    /// Certificates that it takes for revoked when they come with an order.
+    revoked_at_the_door: Mutex<bool>,
+    crl: Mutex<Option<CrlOfNow>>,
+    crl_questions: Mutex<usize>,
+}
+
+/// The CRL that the CA signs when it is asked.
+#[derive(Clone)]
+struct CrlOfNow {
+    number: u64,
+    validity: std::ops::Range<OffsetDateTime>,
+    revoked: Vec<Arc<CertificateBundle>>,
 }
 
 impl Issuer for FakeIssuer {
@@ -48,6 +69,9 @@ impl Issuer for FakeIssuer {
         let delay = *self.shared.delay.lock().unwrap();
         tokio::time::sleep(delay).await;
         let clock_skew_seconds = Some(*self.shared.skew.lock().unwrap());
+        if order.current.is_some() && *self.shared.revoked_at_the_door.lock().unwrap() {
+            return Err(IssueError::new(IssueErrorKind::Revoked, "test"));
+        }
         if let Some(kind) = *self.shared.failure.lock().unwrap() {
             let decision_id = (kind == IssueErrorKind::Refused).then(|| "dec_2".to_owned());
             return Err(IssueError { decision_id, clock_skew_seconds, ..IssueError::new(kind, "test") });
@@ -71,6 +95,40 @@ impl Issuer for FakeIssuer {
         }
         let follows = self.shared.handed_out.lock().unwrap().is_some();
         Ok(follows.then(|| self.to_publish()))
+    }
+
+    async fn renewal_info(&self, question: &RenewalQuestion<'_>) -> Result<RenewalAnswer, IssueError> {
+        self.shared.questions.lock().unwrap().push(question.wait.is_some());
+        let mut info = self.shared.info.subscribe();
+        let waited = question.wait.filter(|_| question.tag.is_some());
+        if let Some(wait) = waited {
+            let other =
+                |info: &Option<RenewalInfo>| info.as_ref().is_none_or(|info| info.etag.as_deref() != question.tag);
+            let _ = tokio::time::timeout(wait, info.wait_for(other)).await;
+        }
+        let mut info = info.borrow().clone();
+        let revoked = self.shared.revoked.lock().unwrap().iter().any(|serial| *serial == question.current.serial());
+        if let Some(info) = info.as_mut().filter(|_| !revoked) {
+            info.revoked = None;
+        }
+        let news = match info {
+            None => RenewalNews::NotOffered,
+            Some(info) if info.etag.as_deref() == question.tag => RenewalNews::Same,
+            Some(info) => RenewalNews::Info(Box::new(info)),
+        };
+        Ok(RenewalAnswer { news, retry_after: None, waited: waited.is_some() })
+    }
+
+    async fn crl(&self, tag: Option<&str>, _: &KnownRoots) -> Result<CrlAnswer, IssueError> {
+        *self.shared.crl_questions.lock().unwrap() += 1;
+        let Some(crl) = self.shared.crl.lock().unwrap().clone() else { return Ok(CrlAnswer::NotOffered) };
+        let etag = Some(crl.number.to_string());
+        if etag.as_deref() == tag {
+            return Ok(CrlAnswer::Same);
+        }
+        let revoked: Vec<&CertificateBundle> = crl.revoked.iter().map(AsRef::as_ref).collect();
+        let crl = self.ca.crl(crl.number, crl.validity, &revoked);
+        Ok(CrlAnswer::Crls { pem: crls_to_pem(&[crl]).into_bytes(), etag })
     }
 
     fn url(&self) -> &'static str {
@@ -523,6 +581,8 @@ async fn roots_that_do_not_fit_cost_nothing_once_they_fit_again() {
 }
 
 mod adoption;
+mod crls;
 mod failures;
 mod handover;
+mod news;
 mod roots;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::wish::{Revocation, Suggestion};
 use crate::identity::CertificateBundle;
 
 /// The settings of the schedule.
@@ -56,6 +57,20 @@ pub struct RenewalRecord {
     /// When it was installed, by the wall clock.
     #[serde(with = "time::serde::rfc3339")]
     pub installed_at: OffsetDateTime,
+    /// When the CA suggests to renew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<Suggestion>,
+    /// The certificate was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revocation>,
+}
+
+impl RenewalRecord {
+    /// The record of a certificate that is new.
+    #[must_use]
+    pub fn new(jitter: Jitter, installed_at: OffsetDateTime) -> Self {
+        Self { jitter, installed_at, suggestion: None, revoked: None }
+    }
 }
 
 /// A value that a schedule cannot use.
@@ -67,14 +82,24 @@ pub enum ScheduleError {
     /// A jitter out of range.
     #[error("expected a number from 0 up to but not including 1")]
     Jitter,
+    /// A window out of order.
+    #[error("expected a start before the end, and at most ten years between them")]
+    Window,
 }
 
 impl Timing {
-    /// When a certificate is renewed. Of long life (over 30 days): `renew_before` its end, spread over the first day of
+    /// When a certificate is renewed: when the CA suggests it, and never later than by the agent's own rule.
+    #[must_use]
+    pub fn renewal_instant(&self, validity: Validity, record: RenewalRecord) -> OffsetDateTime {
+        let own = self.own_renewal_instant(validity, record);
+        record.suggestion.map_or(own, |suggestion| own.min(suggestion.at))
+    }
+
+    /// When a certificate is renewed by the agent's own rule. Of long life (over 30 days): `renew_before` its end, spread over the first day of
     /// that window. Of short life: after a part of what it had left when it was installed, so that a certificate that
     /// arrives half used up is not asked for again at once.
     #[must_use]
-    pub fn renewal_instant(&self, validity: Validity, record: RenewalRecord) -> OffsetDateTime {
+    pub fn own_renewal_instant(&self, validity: Validity, record: RenewalRecord) -> OffsetDateTime {
         let jitter = record.jitter.0;
         if self.is_long(validity) {
             let spread = DAY.min(self.renew_before / 2).mul_f64(jitter);
@@ -148,6 +173,9 @@ impl Fraction {
 }
 
 impl Jitter {
+    /// The least.
+    pub const LEAST: Self = Self(0.0);
+
     /// A jitter of a given value.
     ///
     /// # Errors

@@ -33,6 +33,10 @@ pub enum RenewReason {
     Due,
     /// An operator asked (`renew`, SIGUSR1).
     Operator,
+    /// The CA revoked it.
+    Revoked,
+    /// The CA suggests to.
+    Suggested,
     /// The certificate in force is not what the configuration asks for now.
     Changed,
 }

@@ -86,7 +86,7 @@ impl World {
     fn install(&mut self) {
         let not_before = self.now.wall - Duration::from_mins(1);
         let validity = Validity { not_before, not_after: not_before + self.lifetime };
-        let record = RenewalRecord { jitter: self.jitter(), installed_at: self.now.wall };
+        let record = RenewalRecord::new(self.jitter(), self.now.wall);
         self.validity = Some(validity);
         self.issued += 1;
         self.schedule.installed(validity, record, self.now);
@@ -102,7 +102,7 @@ fn validity_of(lifetime: Duration) -> Validity {
 }
 
 fn record_of(jitter: f64) -> RenewalRecord {
-    RenewalRecord { jitter: Jitter::new(jitter).unwrap(), installed_at: START }
+    RenewalRecord::new(Jitter::new(jitter).unwrap(), START)
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn short_lives_are_renewed_between_half_and_70_percent() {
 #[test]
 fn a_certificate_that_arrives_half_used_up_is_not_renewed_at_once() {
     let timing = Timing::default();
-    let record = RenewalRecord { jitter: Jitter::new(0.0).unwrap(), installed_at: START + DAY / 2 };
+    let record = RenewalRecord::new(Jitter::new(0.0).unwrap(), START + DAY / 2);
     assert_eq!(timing.renewal_instant(validity_of(DAY), record), START + DAY * 3 / 4);
     // Installed by a clock that was wrong: within the life all the same.
     for (installed_at, renewal) in [(START - DAY * 3650, START + DAY / 2), (START + DAY * 3650, START + DAY)] {
@@ -304,7 +304,7 @@ proptest! {
         let validity = validity_of(DAY);
         let mut per_bucket = [0_u32; 10];
         for bits in bits {
-            let record = RenewalRecord { jitter: Jitter::from_bits(bits), installed_at: START };
+            let record = RenewalRecord::new(Jitter::from_bits(bits), START);
             let part = (timing.renewal_instant(validity, record) - START).as_seconds_f64() / 86_400.0;
             let bucket = (1..10).filter(|edge| part >= 0.5 + 0.02 * f64::from(*edge)).count();
             per_bucket[bucket] += 1;
@@ -315,4 +315,5 @@ proptest! {
 }
 
 mod clock;
+mod suggestions;
 mod wishes;

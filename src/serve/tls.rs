@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
 use crate::printable::error_chain;
-use crate::tls::{ClientTrust, TlsError, server_config};
+use crate::tls::{ClientDemand, PeerClients, TlsError, server_config_for};
 
 /// The TLS settings for the bundle in force.
 #[derive(Debug)]
@@ -72,11 +72,12 @@ fn serving(bundle: &CertificateBundle, clock: &Arc<dyn Clock>) -> Result<ServerC
     let certified = CertifiedKey::from_der(bundle.chain().to_vec(), bundle.key().to_rustls(), &crypto_provider())
         .map_err(TlsError::Certificate)?;
     let certificate = Arc::new(SingleCertAndKey::from(certified));
-    server_config(certificate, ClientTrust::Roots(bundle.roots()), Arc::clone(clock))
+    let clients = PeerClients::new(bundle.roots(), bundle.crls(), ClientDemand::Optional)?;
+    server_config_for(certificate, Some(Arc::new(clients)), Arc::clone(clock))
 }
 
 fn refusing(clock: &Arc<dyn Clock>) -> Result<ServerConfig, TlsError> {
-    server_config(Arc::new(NoCertificate), ClientTrust::Nobody, Arc::clone(clock))
+    server_config_for(Arc::new(NoCertificate), None, Arc::clone(clock))
 }
 
 /// Before the first certificate: the handshake ends with the alert `access_denied`.

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::directory::Directory;
 use super::error::{StoreError, shown};
-use super::layout::{FINISHED_MODE, GenerationName, Protection, PublishedFile, UNFINISHED_MODE};
+use super::layout::{FINISHED_MODE, GenerationName, Protection, PublishedFile, RECORD_TEMPORARY, UNFINISHED_MODE};
 use crate::crypto::sha256;
 
 /// A generation under construction. Until it is finished nobody else can enter it; dropped, it is removed.
@@ -45,27 +45,7 @@ impl<'a> Staging<'a> {
         bytes: &[u8],
         protection: Protection,
     ) -> Result<[u8; 32], StoreError> {
-        let path = self.directory.path().join(file.name());
-        let mut output = self.directory.create(file.name())?;
-        let mode = Mode::from_raw_mode(protection.mode);
-        fchmod(&output, mode).map_err(|error| StoreError::io("set the mode of", &path, error))?;
-        if protection.owner.is_some() || protection.group.is_some() {
-            let (owner, group) = (protection.owner.map(Uid::from_raw), protection.group.map(Gid::from_raw));
-            fchown(&output, owner, group)
-                .map_err(|error| StoreError::io("set the owner and group of", &path, error))?;
-        }
-        let stat = fstat(&output).map_err(|error| StoreError::io("examine", &path, error))?;
-        if stat.st_mode & 0o7777 != protection.mode {
-            return Err(StoreError::Unprotected { path: shown(&path), what: "file modes" });
-        }
-        if protection.owner.is_some_and(|owner| owner != stat.st_uid)
-            || protection.group.is_some_and(|group| group != stat.st_gid)
-        {
-            return Err(StoreError::Unprotected { path: shown(&path), what: "file owners" });
-        }
-        output.write_all(bytes).map_err(|error| StoreError::io("write", &path, error))?;
-        output.sync_all().map_err(|error| StoreError::io("sync", &path, error))?;
-        Ok(sha256(bytes))
+        write_file(&self.directory, file.name(), bytes, protection)
     }
 
     /// Opens the generation to readers and waits until it is on disk.
@@ -110,6 +90,35 @@ impl Drop for Staging<'_> {
     }
 }
 
+/// Makes the file `name`, protected before it has content, and waits until it is on disk. Returns the content's SHA-256.
+pub(super) fn write_file(
+    directory: &Directory,
+    name: &str,
+    bytes: &[u8],
+    protection: Protection,
+) -> Result<[u8; 32], StoreError> {
+    let path = directory.path().join(name);
+    let mut output = directory.create(name)?;
+    let mode = Mode::from_raw_mode(protection.mode);
+    fchmod(&output, mode).map_err(|error| StoreError::io("set the mode of", &path, error))?;
+    if protection.owner.is_some() || protection.group.is_some() {
+        let (owner, group) = (protection.owner.map(Uid::from_raw), protection.group.map(Gid::from_raw));
+        fchown(&output, owner, group).map_err(|error| StoreError::io("set the owner and group of", &path, error))?;
+    }
+    let stat = fstat(&output).map_err(|error| StoreError::io("examine", &path, error))?;
+    if stat.st_mode & 0o7777 != protection.mode {
+        return Err(StoreError::Unprotected { path: shown(&path), what: "file modes" });
+    }
+    if protection.owner.is_some_and(|owner| owner != stat.st_uid)
+        || protection.group.is_some_and(|group| group != stat.st_gid)
+    {
+        return Err(StoreError::Unprotected { path: shown(&path), what: "file owners" });
+    }
+    output.write_all(bytes).map_err(|error| StoreError::io("write", &path, error))?;
+    output.sync_all().map_err(|error| StoreError::io("sync", &path, error))?;
+    Ok(sha256(bytes))
+}
+
 /// A name for a new generation, different from any other.
 pub(super) fn new_name(now: OffsetDateTime) -> GenerationName {
     let mut bytes = [0; 8];
@@ -126,8 +135,8 @@ pub(super) fn remove_generation(parent: &Directory, name: &GenerationName) -> Re
         Err(StoreError::Missing { .. }) => return Ok(true),
         Err(error) => return Err(error),
     };
-    for file in PublishedFile::ALL {
-        match directory.remove_file(file.name()) {
+    for name in PublishedFile::ALL.map(PublishedFile::name).into_iter().chain([RECORD_TEMPORARY]) {
+        match directory.remove_file(name) {
             // A directory under a file's name is someone else's.
             Ok(()) | Err(StoreError::Obstructed { .. }) => {}
             Err(error) => return Err(error),

@@ -5,6 +5,7 @@ use std::fmt;
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::config::FilesConfig;
+use crate::identity::CertificateBundle;
 
 /// Leaf and intermediates as PEM, leaf first.
 pub const CERTIFICATE_FILE: &str = "client.crt";
@@ -14,6 +15,9 @@ pub const KEY_FILE: &str = "client.key";
 
 /// The trust roots as PEM.
 pub const ROOTS_FILE: &str = "ca.crt";
+
+/// The CRLs by which peers are judged, as PEM; where the CA publishes any.
+pub const CRL_FILE: &str = "ca.crl";
 
 /// Private key, then leaf and intermediates, in one file: whole by one open.
 pub const CREDENTIAL_BUNDLE_FILE: &str = "credential-bundle.pem";
@@ -36,6 +40,12 @@ pub(super) const FINISHED_MODE: u32 = 0o755;
 /// The largest file that is read, in bytes.
 pub(super) const FILE_LIMIT: u64 = 1024 * 1024;
 
+/// The largest [`CRL_FILE`] that is read, in bytes: above the largest that may be configured, as PEM.
+pub(super) const CRL_FILE_LIMIT: u64 = 96 * 1024 * 1024;
+
+/// What the record of a generation is written as before it takes the place of the one before.
+pub(super) const RECORD_TEMPORARY: &str = "..renewal.json_tmp";
+
 /// A file of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PublishedFile {
@@ -43,15 +53,40 @@ pub(super) enum PublishedFile {
     Key,
     Certificate,
     Roots,
+    Crl,
     Record,
+}
+
+/// Whether a generation has a CRL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CrlFile {
+    There,
+    Absent,
+}
+
+impl CrlFile {
+    pub(super) fn of(bundle: &CertificateBundle) -> Self {
+        if bundle.crls().is_empty() { Self::Absent } else { Self::There }
+    }
 }
 
 impl PublishedFile {
     /// Every file, those that hold the key first: the order in which an old generation goes.
-    pub(super) const ALL: [Self; 5] = [Self::CredentialBundle, Self::Key, Self::Certificate, Self::Roots, Self::Record];
+    pub(super) const ALL: [Self; 6] =
+        [Self::CredentialBundle, Self::Key, Self::Certificate, Self::Roots, Self::Crl, Self::Record];
 
     /// The files that have a stable link, in the order in which links are made: the key before its certificate.
-    pub(super) const LINKED: [Self; 4] = [Self::Roots, Self::Key, Self::Certificate, Self::CredentialBundle];
+    pub(super) const LINKED: [Self; 5] = [Self::Roots, Self::Crl, Self::Key, Self::Certificate, Self::CredentialBundle];
+
+    /// Whether the file belongs into a generation with or without CRL.
+    pub(super) fn belongs(self, crl: CrlFile) -> bool {
+        self != Self::Crl || crl == CrlFile::There
+    }
+
+    /// The most bytes that are read of it.
+    pub(super) fn limit(self) -> u64 {
+        if self == Self::Crl { CRL_FILE_LIMIT } else { FILE_LIMIT }
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -59,6 +94,7 @@ impl PublishedFile {
             Self::Key => KEY_FILE,
             Self::Certificate => CERTIFICATE_FILE,
             Self::Roots => ROOTS_FILE,
+            Self::Crl => CRL_FILE,
             Self::Record => ".renewal.json",
         }
     }
@@ -75,14 +111,15 @@ impl PublishedFile {
             Self::Key => "..client.key_tmp",
             Self::Certificate => "..client.crt_tmp",
             Self::Roots => "..ca.crt_tmp",
-            Self::Record => "..renewal.json_tmp",
+            Self::Crl => "..ca.crl_tmp",
+            Self::Record => RECORD_TEMPORARY,
         }
     }
 
     pub(super) fn protection(self, config: &FilesConfig) -> Protection {
         let mode = match self {
             Self::CredentialBundle | Self::Key => config.key_mode,
-            Self::Certificate | Self::Roots => 0o644,
+            Self::Certificate | Self::Roots | Self::Crl => 0o644,
             // Read by the agent alone.
             Self::Record => return Protection { mode: 0o600, owner: None, group: None },
         };

@@ -2,7 +2,7 @@
 
 use super::directory::{Directory, Entry};
 use super::error::StoreError;
-use super::layout::{DATA_LINK, DATA_TEMPORARY, PublishedFile, is_generation_beside};
+use super::layout::{CrlFile, DATA_LINK, DATA_TEMPORARY, PublishedFile, is_generation_beside};
 
 /// What `..data` is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +48,12 @@ pub(super) fn stable_link(directory: &Directory, file: PublishedFile) -> Result<
 }
 
 /// Whether every link can be put in place: nothing in the way that a rename does not replace.
-pub(super) fn check_obstructions(directory: &Directory) -> Result<(), StoreError> {
+pub(super) fn check_obstructions(directory: &Directory, crl: CrlFile) -> Result<(), StoreError> {
     let obstructed = |name| Err(StoreError::obstructed(&directory.path().join(name), "a directory"));
     if data_link(directory)? == DataLink::Directory {
         return obstructed(DATA_LINK);
     }
-    for file in PublishedFile::LINKED {
+    for file in PublishedFile::LINKED.into_iter().filter(|file| file.belongs(crl)) {
         if stable_link(directory, file)? == StableLink::Directory {
             return obstructed(file.name());
         }
@@ -74,11 +74,17 @@ pub(super) fn swap(directory: &Directory) -> Result<(), StoreError> {
     })
 }
 
-/// Puts the stable links in place where they are not, each in one step, replacing files of the same names.
-pub(super) fn ensure_stable_links(directory: &Directory) -> Result<(), StoreError> {
+/// Puts the stable links in place where they are not, each in one step, replacing files of the same names. One to a CRL
+/// that there is no longer is removed.
+pub(super) fn ensure_stable_links(directory: &Directory, crl: CrlFile) -> Result<(), StoreError> {
     let mut changed = false;
     for file in PublishedFile::LINKED {
-        if stable_link(directory, file)? != StableLink::Ours {
+        if !file.belongs(crl) {
+            if stable_link(directory, file)? == StableLink::Ours {
+                directory.remove_file(file.name())?;
+                changed = true;
+            }
+        } else if stable_link(directory, file)? != StableLink::Ours {
             directory.make_link(file.link_temporary(), &file.link_target())?;
             directory.rename(file.link_temporary(), file.name()).inspect_err(|_| {
                 let _ = directory.remove_file(file.link_temporary());

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::directory::Directory;
 use super::error::{StoreError, shown};
-use super::generation::{Staging, new_name};
-use super::layout::{GenerationName, KEY_FILE, PublishedFile};
+use super::generation::{Staging, new_name, write_file};
+use super::layout::{CrlFile, GenerationName, KEY_FILE, PublishedFile, RECORD_TEMPORARY};
 use super::links::{self, DataLink, StableLink, data_link, stable_link};
 use super::read;
 use super::record::GenerationRecord;
@@ -75,7 +75,67 @@ impl Store {
             writer.superseded.supersede(previous, now);
         }
         directory.sync()?;
-        links::ensure_stable_links(directory)
+        links::ensure_stable_links(directory, CrlFile::of(bundle))
+    }
+
+    /// Writes the record of the generation in force anew, without another generation: readers of the certificate have
+    /// nothing to see of it.
+    pub(super) fn write_record(
+        &self,
+        directory: &Directory,
+        generation: &str,
+        record: &GenerationRecord,
+    ) -> Result<(), StoreError> {
+        let file = PublishedFile::Record;
+        let generation_directory = directory.child(generation)?;
+        generation_directory.remove_file(RECORD_TEMPORARY)?;
+        let bytes = encode(record)?;
+        let digest = write_file(&generation_directory, RECORD_TEMPORARY, &bytes, file.protection(&self.config))
+            .inspect_err(|_| {
+                let _ = generation_directory.remove_file(RECORD_TEMPORARY);
+            })?;
+        generation_directory.rename(RECORD_TEMPORARY, file.name())?;
+        let mut expected = self.expected();
+        if let Some(current) = expected.current.as_mut().filter(|current| current.generation == generation) {
+            current.expect(file, digest);
+        }
+        drop(expected);
+        generation_directory.sync()
+    }
+
+    /// Puts a generation in force that has roots, CRLs and a record, and neither key nor certificate.
+    pub(super) fn write_withdrawal(
+        &self,
+        writer: &mut Writer,
+        directory: &Directory,
+        bundle: &CertificateBundle,
+        record: &GenerationRecord,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let previous = match data_link(directory)? {
+            DataLink::Generation(previous) => Some(previous),
+            _ => None,
+        };
+        let staging = Staging::begin(directory, new_name(now.wall))?;
+        let write = |file: PublishedFile, bytes: &[u8]| staging.write(file, bytes, file.protection(&self.config));
+        write(PublishedFile::Roots, bundle.roots_pem().as_bytes())?;
+        if !bundle.crls().is_empty() {
+            write(PublishedFile::Crl, bundle.crls_pem().as_bytes())?;
+        }
+        write(PublishedFile::Record, &encode(record)?)?;
+        staging.finish()?;
+        if let Some(previous) = &previous {
+            stamp(directory, previous, now.wall);
+        }
+        links::prepare_swap(directory, staging.name().as_str())?;
+        links::swap(directory)?;
+        // Nothing to compare with: what is not there cannot be put back.
+        *self.expected() = super::Expected::default();
+        staging.keep();
+        if let Some(previous) = previous.as_deref().and_then(GenerationName::parse) {
+            writer.superseded.supersede(previous, now);
+        }
+        directory.sync()
     }
 
     fn write_files(
@@ -99,13 +159,18 @@ impl Store {
         write(PublishedFile::Certificate, bundle.chain_pem().as_bytes())?;
         write(PublishedFile::Roots, bundle.roots_pem().as_bytes())?;
         write(PublishedFile::CredentialBundle, bundle.credential_bundle_pem().map_err(encoding)?.as_bytes())?;
+        if !bundle.crls().is_empty() {
+            write(PublishedFile::Crl, bundle.crls_pem().as_bytes())?;
+        }
         if let Some(record) = record {
-            let text = serde_json::to_vec(record)
-                .map_err(|error| StoreError::io("encode", Path::new(PublishedFile::Record.name()), error))?;
-            write(PublishedFile::Record, &text)?;
+            write(PublishedFile::Record, &encode(record)?)?;
         }
         Ok(baseline)
     }
+}
+
+fn encode(record: &GenerationRecord) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(record).map_err(|error| StoreError::io("encode", Path::new(PublishedFile::Record.name()), error))
 }
 
 /// Leaves the time on a generation that is about to be superseded, for a process after this one. Where that fails, the

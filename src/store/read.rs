@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use super::directory::{Contents, Directory};
 use super::error::{StoreError, shown};
-use super::layout::{CERTIFICATE_FILE, DATA_LINK, FILE_LIMIT, GenerationName, KEY_FILE, PublishedFile, ROOTS_FILE};
+use super::layout::{
+    CERTIFICATE_FILE, CRL_FILE, CRL_FILE_LIMIT, DATA_LINK, FILE_LIMIT, GenerationName, KEY_FILE, PublishedFile,
+    ROOTS_FILE,
+};
 use super::links::{DataLink, StableLink, data_link, stable_link};
 use super::record::GenerationRecord;
 use super::verify::Baseline;
 use crate::crypto::sha256;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
-use crate::identity::{BundleError, CertificateBundle, PrivateKey};
+use crate::identity::crl::crls_from_pem;
+use crate::identity::{BundleError, CertificateBundle, Crl, PrivateKey};
 
 /// A certificate found on disk. It is whole and its key fits; whether it is still good is for the caller to check.
 #[derive(Debug)]
@@ -42,24 +46,28 @@ pub enum Origin {
 /// again if they do not fit each other. Blocks for up to 0.2 s in that case.
 ///
 /// # Errors
-/// When there is no certificate, or it cannot be read, or is of no use.
+/// When there is no certificate, or it cannot be read, or is of no use; or there is a `ca.crl` that is of no use, since
+/// nobody could be told to be not revoked.
 pub fn read_bundle(directory: &Path) -> Result<CertificateBundle, StoreError> {
     let directory = Directory::open(directory)?;
     match read_current(&directory)? {
-        Some(current) => Ok(current.published.bundle),
+        Some(current) => Ok(current.published.bundle.with_crls(current.crls?)),
         None => Err(StoreError::Missing { path: shown(&directory.path().join(CERTIFICATE_FILE)) }),
     }
 }
 
 /// What [`read_current`] found, and what to compare the disk with later; plain files are not compared.
 pub(super) struct Current {
+    /// Without CRLs.
     pub(super) published: Published,
+    /// None: there is no file of them.
+    pub(super) crls: Result<Vec<Crl>, StoreError>,
     pub(super) baseline: Option<Baseline>,
 }
 
 impl Current {
-    fn plain(bundle: CertificateBundle) -> Self {
-        Self { published: Published { bundle, record: None, origin: Origin::PlainFiles }, baseline: None }
+    fn plain(bundle: CertificateBundle, crls: Result<Vec<Crl>, StoreError>) -> Self {
+        Self { published: Published { bundle, record: None, origin: Origin::PlainFiles }, crls, baseline: None }
     }
 }
 
@@ -70,8 +78,11 @@ pub(super) fn read_current(directory: &Directory) -> Result<Option<Current>, Sto
         attempt += 1;
         let data = data_link(directory)?;
         let result = match &data {
-            DataLink::Generation(name) => read_generation(directory, name).map(Some),
-            DataLink::Missing => read_plain_files(directory).map(|plain| plain.map(Current::plain)),
+            DataLink::Generation(name) => read_generation(directory, name),
+            DataLink::Missing => {
+                let plain = |bundle| Current::plain(bundle, read_crls(directory).map(|(crls, _)| crls));
+                read_plain_files(directory).map(|bundle| bundle.map(plain))
+            }
             DataLink::Foreign => Err(obstructed_data(directory, "a file, or a link to another place")),
             DataLink::Directory => Err(obstructed_data(directory, "a directory")),
         };
@@ -107,10 +118,18 @@ fn is_absent(directory: &Directory, file: PublishedFile) -> Result<bool, StoreEr
     Ok(matches!(stable_link(directory, file)?, StableLink::Missing | StableLink::Ours))
 }
 
-fn read_generation(directory: &Directory, name: &str) -> Result<Current, StoreError> {
+/// `None`: its certificate was revoked and withdrawn.
+fn read_generation(directory: &Directory, name: &str) -> Result<Option<Current>, StoreError> {
     let generation = directory.child(name)?;
-    let files = read_files(&generation)?;
     let record = read_record(&generation);
+    let files = match read_files(&generation) {
+        Err(StoreError::Missing { .. })
+            if record.as_ref().is_some_and(|(record, _)| record.renewal.revoked.is_some()) =>
+        {
+            return Ok(None);
+        }
+        files => files?,
+    };
     let bundle = files.bundle(&generation)?;
     let credential_bundle =
         bundle.credential_bundle_pem().map_err(|error| content(&generation, KEY_FILE, BundleError::Key(error)))?;
@@ -122,15 +141,33 @@ fn read_generation(directory: &Directory, name: &str) -> Result<Current, StoreEr
     if let Some((_, contents)) = &record {
         baseline.expect(PublishedFile::Record, sha256(&contents.bytes));
     }
+    let crls = read_crls(&generation).map(|(crls, digest)| {
+        if let Some(digest) = digest {
+            baseline.expect(PublishedFile::Crl, digest);
+        }
+        crls
+    });
     let ours = GenerationName::parse(name).is_some();
-    Ok(Current {
+    Ok(Some(Current {
+        crls,
         published: Published {
             bundle,
             record: record.map(|(record, _)| record),
             origin: if ours { Origin::Generation(name.to_owned()) } else { Origin::ForeignGeneration },
         },
         baseline: ours.then_some(baseline),
-    })
+    }))
+}
+
+/// The CRLs beside a certificate, and the digest of their file; none where there is no file.
+fn read_crls(directory: &Directory) -> Result<(Vec<Crl>, Option<[u8; 32]>), StoreError> {
+    let contents = match directory.read(CRL_FILE, CRL_FILE_LIMIT) {
+        Ok(contents) => contents,
+        Err(StoreError::Missing { .. }) => return Ok((Vec::new(), None)),
+        Err(error) => return Err(error),
+    };
+    let crls = crls_from_pem(&contents.bytes).map_err(|error| content(directory, CRL_FILE, BundleError::Crl(error)))?;
+    Ok((crls, Some(sha256(&contents.bytes))))
 }
 
 /// A record that is missing or of no use is as none: the schedule draws anew.

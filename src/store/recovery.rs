@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::directory::Directory;
 use super::error::StoreError;
 use super::generation::remove_generation;
-use super::layout::{DATA_TEMPORARY, GenerationName, PublishedFile};
+use super::layout::{CrlFile, DATA_TEMPORARY, GenerationName, PublishedFile};
 use super::links::{DataLink, data_link, ensure_stable_links, prepare_swap, swap};
 
 /// A generation of this program in the directory.
@@ -67,7 +67,11 @@ pub(super) fn recover(directory: &Directory) -> Result<(), StoreError> {
         directory.sync()?;
     }
     match data_link(directory)? {
-        DataLink::Generation(name) if directory.child(&name).is_ok() => ensure_stable_links(directory),
+        DataLink::Generation(name) => {
+            let Ok(generation) = directory.child(&name) else { return Ok(()) };
+            let crl = generation.stat(PublishedFile::Crl.name())?.map_or(CrlFile::Absent, |_| CrlFile::There);
+            ensure_stable_links(directory, crl)
+        }
         _ => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::directory::Directory;
 use super::error::StoreError;
-use super::layout::{DATA_LINK, FILE_LIMIT, Protection, PublishedFile};
+use super::layout::{CrlFile, DATA_LINK, Protection, PublishedFile};
 use super::links::{DataLink, StableLink, stable_link};
 use crate::config::FilesConfig;
 use crate::crypto::sha256;
@@ -92,14 +92,29 @@ impl Baseline {
     pub(super) fn expect(&mut self, file: PublishedFile, digest: [u8; 32]) {
         self.digests.insert(file, digest);
     }
+
+    /// Whether a CRL was published with the certificate.
+    pub(super) fn crl(&self) -> CrlFile {
+        if self.digests.contains_key(&PublishedFile::Crl) { CrlFile::There } else { CrlFile::Absent }
+    }
+
+    /// The same for those files only without which there is no certificate.
+    pub(super) fn of_certificate(mut self) -> Self {
+        self.digests.retain(|file, _| !matches!(file, PublishedFile::Crl | PublishedFile::Record));
+        self
+    }
 }
 
 /// The stable links that are not as they should be.
-pub(super) fn changed_links(directory: &Directory) -> Result<Vec<Change>, StoreError> {
+pub(super) fn changed_links(directory: &Directory, crl: CrlFile) -> Result<Vec<Change>, StoreError> {
     let mut changes = Vec::new();
     for file in PublishedFile::LINKED {
-        let kind = match stable_link(directory, file)? {
-            StableLink::Ours => continue,
+        let link = stable_link(directory, file)?;
+        let kind = match link {
+            // What stands there without a CRL of ours is someone else's, unless it is our link to nothing.
+            _ if !file.belongs(crl) && link != StableLink::Ours => continue,
+            StableLink::Ours if file.belongs(crl) => continue,
+            StableLink::Ours => ChangeKind::Redirected,
             StableLink::Missing => ChangeKind::Missing,
             StableLink::PlainFile | StableLink::Foreign | StableLink::Directory => ChangeKind::Redirected,
         };
@@ -129,7 +144,7 @@ pub(super) fn changed_generation(
     let mut changes = Vec::new();
     for (&file, digest) in &baseline.digests {
         let change = |kind| Change { path: file.link_target(), kind };
-        match generation.read(file.name(), FILE_LIMIT) {
+        match generation.read(file.name(), file.limit()) {
             Ok(contents) => {
                 if sha256(&contents.bytes) != *digest {
                     changes.push(change(ChangeKind::Content));

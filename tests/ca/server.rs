@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::harness::{TestCa, client_config, client_with_config, eventually};
+use super::harness::{TestCa, client_config, client_with_config, eventually, identity, key_and_csr};
 
 async fn tls(ca: &TestCa) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(ca.running.address()).await.unwrap();

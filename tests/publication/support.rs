@@ -71,7 +71,7 @@ pub(crate) fn after(start: Now, seconds: u64) -> Now {
 }
 
 pub(crate) fn record() -> GenerationRecord {
-    RenewalRecord { jitter: Jitter::new(0.25).unwrap(), installed_at: OffsetDateTime::UNIX_EPOCH }.into()
+    RenewalRecord::new(Jitter::new(0.25).unwrap(), OffsetDateTime::UNIX_EPOCH).into()
 }
 
 /// The plain files of the tools before this one.

@@ -34,9 +34,9 @@ impl Policy for Rules {
     fn certificate_validity_period<'a>(
         &'a self,
         worker: &'a WorkerId,
-        environment: Environment,
+        asked: &'a Capabilities,
     ) -> PolicyAnswer<'a, ValidityPeriod> {
-        Box::pin(async move { DefaultPolicy::default().certificate_validity_period(worker, environment).await })
+        Box::pin(async move { DefaultPolicy::default().certificate_validity_period(worker, asked).await })
     }
 
     fn should_renew_certificate<'a>(
@@ -47,7 +47,12 @@ impl Policy for Rules {
         Box::pin(async { Ok(Decision::deny("not asked here")) })
     }
 
-    fn revoke_certificate<'a>(&'a self, _: &'a WorkerId, _: RevocationReason) -> PolicyAnswer<'a, Decision> {
+    fn revoke_certificate<'a>(
+        &'a self,
+        _: &'a WorkerId,
+        _: RevocationReason,
+        _: &'a Actor,
+    ) -> PolicyAnswer<'a, Decision> {
         Box::pin(async {
             match self {
                 Self::Deny => Ok(Decision::deny("not on Sundays")),
@@ -96,7 +101,7 @@ impl Ca {
 
     async fn revoke(
         &self,
-        actor: &RevocationActor,
+        actor: &Actor,
         serial: &str,
         reason: RevocationReason,
     ) -> Result<RevokedCertificate, RevocationError> {
@@ -115,8 +120,8 @@ fn key() -> PrivateKey {
 #[tokio::test]
 async fn a_worker_revokes_its_own_an_admin_any_and_the_first_revocation_stays() {
     let ca = Ca::with(Rules::Default).await;
-    let own = RevocationActor::Worker(WorkerId::new("streaming").unwrap());
-    let admin = RevocationActor::Admin("ops".to_owned());
+    let own = Actor::Worker(WorkerId::new("streaming").unwrap());
+    let admin = Actor::Admin("ops".to_owned());
     let (mine, foreign) = (ca.fresh("streaming").await, ca.fresh("other").await);
     let refused = ca.revoke(&own, &foreign, RevocationReason::Superseded).await;
     assert!(matches!(refused, Err(RevocationError::NotPermitted)));
@@ -135,7 +140,7 @@ async fn a_worker_revokes_its_own_an_admin_any_and_the_first_revocation_stays() 
 async fn what_is_no_certificate_of_a_worker_is_unknown() {
     let ca = Ca::with(Rules::Default).await;
     for serial in ["41:02", "", "x", "'; DROP TABLE revocations"] {
-        let result = ca.revoke(&RevocationActor::Operator, serial, RevocationReason::Unspecified).await;
+        let result = ca.revoke(&Actor::Operator, serial, RevocationReason::Unspecified).await;
         assert!(matches!(result, Err(RevocationError::UnknownSerial)), "{serial}");
     }
 }
@@ -145,7 +150,7 @@ async fn no_decision_and_a_denial_revoke_nothing() {
     for rules in [Rules::Deny, Rules::Fail] {
         let ca = Ca::with(rules).await;
         let serial = ca.fresh("streaming").await;
-        let refused = ca.revoke(&RevocationActor::Operator, &serial, RevocationReason::Unspecified).await.unwrap_err();
+        let refused = ca.revoke(&Actor::Operator, &serial, RevocationReason::Unspecified).await.unwrap_err();
         match rules {
             Rules::Deny => assert!(matches!(refused, RevocationError::Denied(_))),
             _ => assert!(matches!(refused, RevocationError::Policy(_))),
@@ -161,7 +166,7 @@ async fn a_revoked_key_is_certified_for_nobody_again() {
     let key = key();
     let serial = ca.issue("streaming", &key).await.unwrap();
     assert!(ca.issue("streaming", &key).await.is_ok());
-    ca.revoke(&RevocationActor::Operator, &serial, RevocationReason::KeyCompromise).await.unwrap();
+    ca.revoke(&Actor::Operator, &serial, RevocationReason::KeyCompromise).await.unwrap();
     for worker in ["streaming", "other"] {
         assert!(matches!(ca.issue(worker, &key).await, Err(EnrolmentError::KeyOfAnother)));
     }
@@ -176,7 +181,7 @@ async fn every_revocation_is_on_the_next_crl_and_numbers_grow() {
     let number = || ca.manager.standing.with(|known| known.crls.current().unwrap().number);
     let first = number();
     let serial = ca.fresh("streaming").await;
-    ca.revoke(&RevocationActor::Operator, &serial, RevocationReason::Unspecified).await.unwrap();
+    ca.revoke(&Actor::Operator, &serial, RevocationReason::Unspecified).await.unwrap();
     assert!(ca.manager.sign_due_crls().await.unwrap());
     assert!(number() > first);
     assert!(!ca.manager.sign_due_crls().await.unwrap());

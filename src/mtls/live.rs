@@ -1,0 +1,188 @@
+//! Owns the published certificate as TLS uses it, read again when another generation is in force.
+
+use std::fmt::Debug;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+
+use super::MtlsError;
+use crate::crypto::crypto_provider;
+use crate::identity::CertificateBundle;
+use crate::printable::error_chain;
+use crate::store::{CERTIFICATE_FILE, DATA_LINK, read_bundle};
+use crate::tls::{PeerClients, PeerServers, TlsError};
+
+/// The certificate in `directory`, and the verifier that its roots and CRLs make. Every handshake looks whether `..data`
+/// leads elsewhere by then, which is one call to the system; what cannot be read leaves the one before in use.
+#[derive(Debug)]
+pub(super) struct Live<V> {
+    directory: PathBuf,
+    verifier: Build<V>,
+    loaded: Mutex<Loaded<V>>,
+}
+
+type Build<V> = fn(&CertificateBundle) -> Result<V, TlsError>;
+
+#[derive(Debug)]
+struct Loaded<V> {
+    generation: Option<Generation>,
+    certificate: Arc<CertifiedKey>,
+    verifier: Arc<V>,
+    /// It was told that its successor cannot be used.
+    told: bool,
+}
+
+/// Tells one published state of a directory from another.
+#[derive(Debug, PartialEq, Eq)]
+enum Generation {
+    Link(PathBuf),
+    /// Of a plain `client.crt`: file, change of content, change of the rest.
+    PlainFile(u64, (i64, i64), (i64, i64)),
+}
+
+impl<V> Live<V> {
+    /// Reads `directory`.
+    pub(super) fn open(directory: &Path, verifier: Build<V>) -> Result<Self, MtlsError> {
+        let loaded = Mutex::new(load(directory, Generation::of(directory), verifier)?);
+        Ok(Self { directory: directory.to_owned(), verifier, loaded })
+    }
+
+    fn certificate(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.newest().certificate)
+    }
+
+    fn verifier(&self) -> Arc<V> {
+        Arc::clone(&self.newest().verifier)
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Loaded<V>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = Generation::of(&self.directory);
+        if generation != loaded.generation {
+            match load(&self.directory, generation, self.verifier) {
+                Ok(newer) => *loaded = newer,
+                Err(error) if !loaded.told => {
+                    loaded.told = true;
+                    tracing::warn!(error = %error_chain(&error), "the certificate before the present one stays in use");
+                }
+                Err(_) => {}
+            }
+        }
+        loaded
+    }
+}
+
+fn load<V>(directory: &Path, generation: Option<Generation>, verifier: Build<V>) -> Result<Loaded<V>, MtlsError> {
+    let bundle = read_bundle(directory)?;
+    let certified = CertifiedKey::from_der(bundle.chain().to_vec(), bundle.key().to_rustls(), &crypto_provider())
+        .map_err(TlsError::Certificate)?;
+    Ok(Loaded { generation, certificate: Arc::new(certified), verifier: Arc::new(verifier(&bundle)?), told: false })
+}
+
+impl Generation {
+    /// `None`: there is nothing that could be read.
+    fn of(directory: &Path) -> Option<Self> {
+        if let Ok(target) = std::fs::read_link(directory.join(DATA_LINK)) {
+            return Some(Self::Link(target));
+        }
+        let file = std::fs::metadata(directory.join(CERTIFICATE_FILE)).ok()?;
+        Some(Self::PlainFile(file.ino(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())))
+    }
+}
+
+impl<V: Debug + Send + Sync> ResolvesClientCert for Live<V> {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.certificate())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl<V: Debug + Send + Sync> ResolvesServerCert for Live<V> {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.certificate())
+    }
+}
+
+impl ServerCertVerifier for Live<PeerServers> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verifier().verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier().verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier().verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier().supported_verify_schemes()
+    }
+}
+
+impl ClientCertVerifier for Live<PeerClients> {
+    /// None: roots may change while the settings live, and a client without hints presents what it has.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verifier().verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier().verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier().verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier().supported_verify_schemes()
+    }
+}

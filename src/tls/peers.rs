@@ -1,0 +1,194 @@
+//! Owns the verification of peers: chain and names as webpki does it, and revocation by the CRL of each one's issuer.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+
+use super::{TlsError, root_store};
+use crate::crypto::crypto_provider;
+use crate::identity::Crl;
+
+/// Judges servers. It never accepts more than webpki would with the same roots.
+#[derive(Debug)]
+pub(crate) struct PeerServers(Judges<WebPkiServerVerifier>);
+
+/// Judges clients. It never accepts more than webpki would with the same roots.
+#[derive(Debug)]
+pub(crate) struct PeerClients(Judges<dyn ClientCertVerifier>);
+
+/// Whether a client has to present a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientDemand {
+    /// It need not; one that it presents has to be good.
+    Optional,
+    /// It has to.
+    Required,
+}
+
+/// One verifier for the certificates of each CRL's issuer. webpki finds a CRL by its issuer's name, and two issuers may
+/// have the same while one takes over from the other.
+#[derive(Debug)]
+struct Judges<V: Debug + ?Sized> {
+    by_crl: Vec<(Crl, Arc<V>)>,
+    /// Looks at no CRL. With any CRL at hand, not enough to be accepted.
+    chain_only: Arc<V>,
+}
+
+impl<V: Debug + ?Sized> Judges<V> {
+    fn new(crls: &[Crl], build: impl Fn(Option<&Crl>) -> Result<Arc<V>, TlsError>) -> Result<Self, TlsError> {
+        let by_crl = crls.iter().map(|crl| Ok((crl.clone(), build(Some(crl))?))).collect::<Result<_, TlsError>>()?;
+        Ok(Self { by_crl, chain_only: build(None)? })
+    }
+
+    /// Has `verify` judge `leaf`. Whose revocation cannot be known is refused, unless there is no CRL of anybody.
+    fn judge<T>(
+        &self,
+        leaf: &CertificateDer<'_>,
+        verify: impl Fn(&V) -> Result<T, rustls::Error>,
+    ) -> Result<T, rustls::Error> {
+        let mut refusal = None;
+        for (crl, judge) in &self.by_crl {
+            if !crl.covers(leaf) {
+                continue;
+            }
+            // Without key identifiers several may cover it. That of another key is refused for its signature.
+            match verify(judge) {
+                Ok(verified) => return Ok(verified),
+                Err(error) if error == CertificateError::Revoked.into() => return Err(error),
+                Err(error) => drop(refusal.get_or_insert(error)),
+            }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let verified = verify(&self.chain_only)?;
+        if self.by_crl.is_empty() { Ok(verified) } else { Err(CertificateError::UnknownRevocationStatus.into()) }
+    }
+}
+
+impl PeerServers {
+    /// Servers whose chains reach `roots`.
+    pub(crate) fn new(roots: &[CertificateDer<'static>], crls: &[Crl]) -> Result<Self, TlsError> {
+        let roots = root_store(roots)?;
+        Judges::new(crls, |crl| {
+            let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), crypto_provider());
+            if let Some(crl) = crl {
+                builder = builder
+                    .with_crls([crl.der().clone()])
+                    .only_check_end_entity_revocation()
+                    .enforce_revocation_expiration();
+            }
+            builder.build().map_err(|error| TlsError::Crl(error.to_string()))
+        })
+        .map(Self)
+    }
+}
+
+impl PeerClients {
+    /// Clients whose chains reach `roots`.
+    pub(crate) fn new(roots: &[CertificateDer<'static>], crls: &[Crl], demand: ClientDemand) -> Result<Self, TlsError> {
+        let roots = root_store(roots)?;
+        Judges::new(crls, |crl| {
+            let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), crypto_provider());
+            if demand == ClientDemand::Optional {
+                builder = builder.allow_unauthenticated();
+            }
+            if let Some(crl) = crl {
+                builder = builder
+                    .with_crls([crl.der().clone()])
+                    .only_check_end_entity_revocation()
+                    .enforce_revocation_expiration();
+            }
+            builder.build().map_err(|error| TlsError::Crl(error.to_string()))
+        })
+        .map(Self)
+    }
+}
+
+impl ServerCertVerifier for PeerServers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.0.judge(end_entity, |judge| {
+            judge.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.chain_only.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.chain_only.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.chain_only.supported_verify_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerClients {
+    fn offer_client_auth(&self) -> bool {
+        self.0.chain_only.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.chain_only.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.chain_only.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.0.judge(end_entity, |judge| judge.verify_client_cert(end_entity, intermediates, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.chain_only.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.chain_only.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.chain_only.supported_verify_schemes()
+    }
+}
