@@ -53,8 +53,12 @@ struct ValidityShape {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(answer: Value, expected: &str) -> Result<T, PolicyError> {
-    T::deserialize(answer)
-        .map_err(|error| PolicyError::new(&format!("the answer is not of the form {expected}: {error}")))
+    let fail = |found: &str| PolicyError::new(&format!("the answer is not of the form {expected}: {found}"));
+    // An array of the values in their order would do for serde.
+    if !answer.is_object() {
+        return Err(fail("it is no object"));
+    }
+    T::deserialize(answer).map_err(|error| fail(&error.to_string()))
 }
 
 fn undefined(basis: &str) -> Decision {
@@ -101,6 +105,7 @@ mod tests {
             json!({ "allow": 1 }),
             json!({ "allow": null }),
             json!([{ "allow": true }]),
+            json!([true, "reason"]),
             json!({ "allow": true, "deny": false }),
             json!({ "allow": true, "reason": ["a"] }),
         ] {
