@@ -272,8 +272,7 @@ impl Input {
     /// 1 January 2030.
     #[must_use]
     pub fn sample(hook: Hook) -> Self {
-        let now = time::macros::datetime!(2030-01-01 12:00 UTC);
-        let worker = || WorkerId::new(SAMPLE_WORKER).expect("the sample's name is a worker id");
+        let now = SAMPLE_TIME;
         let names = Names {
             dns: vec!["localhost".to_owned(), SAMPLE_WORKER.to_owned()],
             ip: Vec::new(),
@@ -283,7 +282,7 @@ impl Input {
         match hook {
             Hook::CanIssueCertificate | Hook::CertificateValidityPeriod => {
                 input.identity = Some(Identity {
-                    worker_id: worker(),
+                    worker_id: sample_worker(),
                     spiffe_id: names.uri[0].clone(),
                     authentication: "token".to_owned(),
                     credential: "tok_0123456789abcdef".to_owned(),
@@ -307,7 +306,7 @@ impl Input {
             }
             Hook::RevokeCertificate => {
                 input.revocation = Some(Revocation {
-                    worker_id: worker(),
+                    worker_id: sample_worker(),
                     reason: RevocationReason::KeyCompromise,
                     actor: ActorName { kind: "admin".to_owned(), name: "alice".to_owned() },
                 });
@@ -342,10 +341,16 @@ impl Names {
     }
 }
 
+fn sample_worker() -> WorkerId {
+    WorkerId::new(SAMPLE_WORKER).expect("the constant is a worker id")
+}
+
 /// The version of the document.
 pub const VERSION: u32 = 1;
 
 const SAMPLE_WORKER: &str = "streaming";
+
+const SAMPLE_TIME: OffsetDateTime = time::macros::datetime!(2030-01-01 12:00 UTC);
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::engine::{Answer, Asked, Engine};
 use super::input::Input;
@@ -156,10 +157,13 @@ impl Engine for OpaEngine {
     }
 }
 
+type Content = Zeroizing<Vec<u8>>;
+
 /// The files that a client is made with, read at one moment.
 struct Material {
-    roots: zeroize::Zeroizing<Vec<u8>>,
-    identity: Option<(zeroize::Zeroizing<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>)>,
+    roots: Content,
+    /// Certificate and key.
+    identity: Option<(Content, Content)>,
     digest: [u8; 32],
 }
 
@@ -176,7 +180,7 @@ impl Material {
                 };
                 (read(root_file)?, identity)
             }
-            OpaAddress::Socket(_) => (zeroize::Zeroizing::default(), None),
+            OpaAddress::Socket(_) => (Content::default(), None),
         };
         let parts = [Some(&roots), identity.as_ref().map(|(one, _)| one), identity.as_ref().map(|(_, two)| two)];
         let digests: Vec<u8> = parts.into_iter().flatten().flat_map(|part| sha256(part)).collect();

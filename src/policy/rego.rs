@@ -67,7 +67,10 @@ pub enum RegoError {
         reason: String,
     },
     /// A rule that no file has.
-    #[error("no file has the rule `{0}` of package crank: each hook needs one that gives an object")]
+    #[error(
+        "no file has the rule `{0}` of package crank: each hook needs one that gives an object, and a \
+             default alone is none"
+    )]
     NoRule(Hook),
     /// A function that is not available.
     #[error("the rules call `{name}`, which is not available here: {reason}")]

@@ -104,16 +104,13 @@ impl PolicySettings {
         self.refuse_useless(&mut problems);
         let config = match self.engine {
             EngineName::Default => Some(PolicyConfig::Default),
-            EngineName::Rego => match &self.directory {
-                Some(directory) => Some(PolicyConfig::Rego { directory: directory.clone(), timeout }),
-                None => {
-                    problems.push(missing(
-                        "policy.directory",
-                        "expected the directory of the rules, for engine = \"rego\"",
-                    ));
-                    None
+            EngineName::Rego => {
+                let directory = self.directory.clone();
+                if directory.is_none() {
+                    problems.push(missing("policy.directory", "expected the directory of the rules"));
                 }
-            },
+                directory.map(|directory| PolicyConfig::Rego { directory, timeout })
+            }
             EngineName::Opa => self.address(&mut problems).map(|address| PolicyConfig::Opa { address, timeout }),
         };
         config.filter(|_| problems.is_empty()).ok_or(problems)
@@ -283,9 +280,8 @@ mod tests {
             "engine = 'opa'\nurl = 'https://opa.example/x'\nroot_file = '/r'\ncertificate_file = '/c'\nkey_file = '/k'",
         ] {
             let config = resolve(text).unwrap();
-            let written = config.settings();
-            let written: String = written.iter().map(|(key, value)| format!("{key} = '{value}'\n")).collect();
-            assert_eq!(resolve(&written), Ok(config), "{text}");
+            let lines = config.settings().into_iter().map(|(key, value)| format!("{key} = '{value}'\n"));
+            assert_eq!(resolve(&lines.collect::<Vec<_>>().concat()), Ok(config), "{text}");
         }
     }
 

@@ -41,7 +41,7 @@ impl Opa {
             .spawn()
             .expect("opa is installed by tests/lab/install");
         let opa = Self { process };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !is_up() {
             assert!(Instant::now() < deadline, "opa does not serve within 60 s");
             std::thread::sleep(Duration::from_millis(20));

@@ -33,8 +33,7 @@ pub(crate) enum Policy {
     },
     /// Print a question as the CA asks it
     Sample {
-        /// can_issue_certificate, certificate_validity_period, should_renew_certificate or revoke_certificate
-        #[arg(value_parser = hook)]
+        #[arg(help = format!("One of {}", Hook::ALL.map(Hook::name).join(", ")), value_parser = hook)]
         hook: Hook,
     },
 }
@@ -61,14 +60,11 @@ fn test(directory: &Path, cases: &[PathBuf]) -> Result<(), Failure> {
     for path in cases {
         reports.extend(Cases::read(path).map_err(|error| fault(&error))?.run(&rules));
     }
-    let mut lines = String::new();
-    for CaseReport { name, failure } in &reports {
-        match failure {
-            None => lines.push_str(&format!("pass  {name}\n")),
-            Some(failure) => lines.push_str(&format!("FAIL  {name}: {failure}\n")),
-        }
-    }
-    say(&lines)?;
+    let lines = reports.iter().map(|CaseReport { name, failure }| match failure {
+        None => format!("pass  {name}\n"),
+        Some(failure) => format!("FAIL  {name}: {failure}\n"),
+    });
+    say(&lines.collect::<Vec<_>>().concat())?;
     let failed = reports.iter().filter(|report| report.failure.is_some()).count();
     match (reports.len(), failed) {
         (0, _) => {

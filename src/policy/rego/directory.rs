@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::RegoError;
 use crate::bounded::read_file;
@@ -105,12 +105,12 @@ impl Part {
     }
 }
 
-fn read(path: &PathBuf, left: u64) -> Result<SourceFile, RegoError> {
+fn read(path: &Path, left: u64) -> Result<SourceFile, RegoError> {
     if path.is_dir() {
-        return Err(RegoError::Nested(path.clone()));
+        return Err(RegoError::Nested(path.to_owned()));
     }
     let content = read_file(path, left)?;
-    let text = std::str::from_utf8(&content).map_err(|_| RegoError::NotUtf8(path.clone()))?.to_owned();
+    let text = std::str::from_utf8(&content).map_err(|_| RegoError::NotUtf8(path.to_owned()))?.to_owned();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(SourceFile { name: printable(&name, 255), text })
 }

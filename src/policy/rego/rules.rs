@@ -127,7 +127,7 @@ pub(super) fn ask(engine: &mut Engine, rule: &str) -> Result<Option<Json>, Polic
 
 /// One data file.
 fn data(file: &SourceFile) -> Result<Json, RegoError> {
-    let data: Json = if file.name.ends_with(".json") {
+    let data: Json = if Path::new(&file.name).extension().is_some_and(|extension| extension == "json") {
         serde_json::from_str(&file.text).map_err(|error| fail(file, &error.to_string()))?
     } else {
         serde_saphyr::from_str(&file.text).map_err(|error| fail(file, &error.to_string()))?
