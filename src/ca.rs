@@ -25,6 +25,7 @@ mod crl;
 mod enrolment;
 mod est;
 mod http;
+mod issuers;
 mod limits;
 mod manager;
 mod oidc;
@@ -43,11 +44,15 @@ use crate::tls::TlsError;
 
 pub use admin::Admins;
 pub use anonymous::{AnonymousRule, AnonymousSettings};
-pub use authority::{AuthorityError, CaCertificate, InitOptions};
+pub use authority::{
+    AuthorityError, CaCertificate, ImportKey, ImportOptions, Imported, InitOptions, IssuerFacts, IssuerState,
+    KeySettings, RotateOptions, Rotated,
+};
 pub use config::{CaConfig, CaConfigReport, CaFile, CaProblem, DEFAULT_RETENTION, Deadlines, SHORTEST_RETENTION, Text};
 pub use crl::{CrlError, DEFAULT_CRL_LIFETIME, LONGEST_CRL_LIFETIME, SHORTEST_CRL_LIFETIME};
 pub use enrolment::{EnrolmentError, IssuedCertificate};
 pub use http::{PROBLEM_PREFIX, PROBLEM_TYPES, ProblemType, ROUTES, Route};
+pub use issuers::Unexpired;
 pub use limits::{Budget, LimitSettings, RequestLimits};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
 pub use oidc::{IssuerKind, IssuerSettings, TokenIssuer, TokenRefusal};

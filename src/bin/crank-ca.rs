@@ -2,6 +2,8 @@
 
 #[path = "crank-ca/arguments.rs"]
 mod arguments;
+#[path = "crank-ca/authority.rs"]
+mod authority;
 #[path = "crank-ca/failure.rs"]
 mod failure;
 #[path = "crank-ca/policy.rs"]
@@ -17,13 +19,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
-use crank_agent::ca::{CertificateAuthorityManager, InitOptions, Server, Tokens};
+use crank_agent::ca::{Server, Tokens};
 use crank_agent::clock::{Clock, SystemClock};
 use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use arguments::{Cli, Command, Init, LogFormat, Place, Serve, Token};
+use arguments::{Cli, Command, LogFormat, Place, Serve, Token};
 use failure::{CANNOT_WRITE, CONFIGURATION, Failure, INTERNAL};
 
 fn main() -> ExitCode {
@@ -35,7 +37,9 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Init(init) => initialize(init),
+            Command::Init(init) => authority::initialize(init),
+            Command::Import(import) => authority::import(import),
+            Command::Root(root) => authority::change_roots(root).await,
             Command::Serve(serve) => run(serve).await,
             Command::CheckConfig(settings) => settings.resolve().and_then(|config| say(&config.to_string())),
             Command::Token(token) => manage_tokens(token).await,
@@ -53,28 +57,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     }
-}
-
-fn initialize(init: Init) -> Result<(), Failure> {
-    let Init { place, key_type, trust_domain, name } = init;
-    let (data_dir, _) = place.resolve()?;
-    let options = InitOptions { key_type, trust_domain, name };
-    let made = CertificateAuthorityManager::generate_ca_certificate(&data_dir, &options, &SystemClock)?;
-    let directory = data_dir.display();
-    say(&format!(
-        "root certificate  {}\n\
-         fingerprint       {}\n\
-         trust domain      {}\n\
-         \n\
-         next:\n  \
-         give agents the root file or its fingerprint: either lets them verify this CA\n  \
-         move {directory}/authority/root.key to a safe place: serving does not need it\n  \
-         crank-ca serve --data-dir {directory} --dns cert-authority\n  \
-         crank-ca token create --data-dir {directory} --worker WORKER --ttl 10m\n",
-        made.root_path.display(),
-        made.root_fingerprint,
-        options.trust_domain,
-    ))
 }
 
 async fn run(serve: Serve) -> Result<(), Failure> {

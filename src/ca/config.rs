@@ -14,6 +14,7 @@ use crate::identity::SubjectAltName;
 use crate::policy::PolicyConfig;
 
 use super::anonymous::AnonymousRule;
+use super::authority::KeySettings;
 use super::limits::RequestLimits;
 use super::oidc::TokenIssuer;
 use super::revocation::RevocationConfig;
@@ -27,6 +28,8 @@ pub use text::Text;
 pub struct CaConfig {
     /// Where `init` put the CA; also holds its database, unless that is a server.
     pub data_dir: PathBuf,
+    /// How its keys are opened.
+    pub keys: KeySettings,
     /// Where its record is.
     pub database: Database,
     /// Where to listen; port 0 takes a free one.
@@ -92,6 +95,7 @@ impl CaConfig {
     pub fn new(data_dir: PathBuf, listen: SocketAddr, names: Vec<SubjectAltName>) -> Self {
         Self {
             data_dir,
+            keys: KeySettings::default(),
             database: Database::Sqlite,
             listen,
             names,

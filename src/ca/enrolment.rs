@@ -11,6 +11,7 @@ mod validity;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -26,6 +27,7 @@ use crate::crypto::sha256;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, PrivateKey, SubjectAltName, WorkerId};
 use crate::policy::{Capabilities, PolicyAnswer, PolicyError};
+use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 use crate::trace_context::TraceContext;
 use crate::wire::CsrRequest;
 
@@ -37,9 +39,9 @@ pub(crate) use turns::Turns;
 /// A certificate that is recorded and may be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuedCertificate {
-    /// Leaf and intermediate as PEM.
+    /// Leaf and intermediates as PEM.
     pub certificate_pem: String,
-    /// The root as PEM.
+    /// The roots that are handed out as PEM, that of the issuer first.
     pub ca_certificate_pem: String,
     /// The leaf's serial as `4a:3b:…`.
     pub serial: String,
@@ -224,16 +226,17 @@ impl CertificateAuthorityManager {
         result
     }
 
-    /// Makes a key and a certificate for the CA's own listener. Returns leaf and intermediate.
+    /// Makes a key and a certificate for the CA's own listener. Returns leaf and intermediates.
     pub(crate) async fn issue_server_certificate(
         &self,
+        authority: &Arc<Authority>,
         names: &BTreeSet<SubjectAltName>,
         lifetime: Duration,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKey, OffsetDateTime), EnrolmentError> {
         let key = PrivateKey::generate(KeyType::EcdsaP256).map_err(|_| EnrolmentError::Key)?;
         let certifiable = CertifiableKey::new(&key.public_key_der(), KeyType::EcdsaP256).ok_or(EnrolmentError::Key)?;
         let now = self.clock.now().wall;
-        let authority = self.authority();
+        within_constraints(authority, names)?;
         let (not_before, not_after) = validity::server(now, lifetime, authority.issuer_not_after())?;
         let plan = LeafPlan {
             serial: Serial::random().map_err(|()| SignError::Serial)?,
@@ -244,9 +247,10 @@ impl CertificateAuthorityManager {
             not_after,
         };
         let context = Context::local(&crate::events::new_correlation_id());
-        let reservation = reservation(&authority, &plan, None, "self", "", &context, now);
-        let der = self.sign_recorded(&authority, &plan, reservation, &Credential::Caller).await?;
-        Ok((vec![der, authority.issuer().clone()], key, not_after))
+        let reservation = reservation(authority, &plan, None, "self", "", &context, now);
+        let der = self.sign_recorded(authority, &plan, reservation, &Credential::Caller).await?;
+        let chain = [der].into_iter().chain(authority.chain().iter().cloned()).collect();
+        Ok((chain, key, not_after))
     }
 
     async fn issue(
@@ -263,6 +267,7 @@ impl CertificateAuthorityManager {
         }
         let own_id = authority.trust_domain().worker(&requester.worker_id);
         let names = authorise::names(requester, common_name.as_deref(), names, &own_id, &self.reserved)?;
+        within_constraints(&authority, &names)?;
         let glance = self.turns.glance(&requester.credential);
         if !requester.is_unused
             && let Some(again) = self.repeat(&authority, requester, &key, &names, audit).await?
@@ -322,8 +327,8 @@ impl CertificateAuthorityManager {
             signed => signed?,
         };
         Ok(IssuedCertificate {
-            certificate_pem: certificates_to_pem(&[der, authority.issuer().clone()]),
-            ca_certificate_pem: authority.public().root_pem.clone(),
+            certificate_pem: certificates_to_pem(&[der]) + &certificates_to_pem(authority.chain()),
+            ca_certificate_pem: authority.public().roots_pem.clone(),
             serial: plan.serial.to_string(),
             names: plan.names,
             not_before,
@@ -335,7 +340,7 @@ impl CertificateAuthorityManager {
     /// Reserve, sign, record: the one order in which a certificate comes to be.
     async fn sign_recorded(
         &self,
-        authority: &Authority,
+        authority: &Arc<Authority>,
         plan: &LeafPlan,
         reservation: Reservation,
         credential: &Credential,
@@ -345,8 +350,14 @@ impl CertificateAuthorityManager {
             Reserved::Done => {}
             Reserved::KeyOfAnother => return Err(EnrolmentError::KeyOfAnother),
         }
-        // Some 0.2 ms: less than a hop to another thread is worth.
-        let der = sign(authority, plan)?;
+        let der = if authority.issuer_key().is_slow() {
+            let (authority, plan) = (Arc::clone(authority), plan.clone());
+            let signed = tokio::task::spawn_blocking(move || sign(&authority, &plan)).await;
+            signed.map_err(|_| EnrolmentError::Key)??
+        } else {
+            // Some 0.2 ms: less than a hop to another thread is worth.
+            sign(authority, plan)?
+        };
         let issuance = Issuance {
             serial: plan.serial.to_string(),
             worker_id,
@@ -366,6 +377,15 @@ impl CertificateAuthorityManager {
             Recorded::Unchecked => Err(StateError::Closed.into()),
         }
     }
+}
+
+/// A name outside the name constraints would make a certificate that nobody accepts.
+fn within_constraints(authority: &Authority, names: &BTreeSet<SubjectAltName>) -> Result<(), EnrolmentError> {
+    let excluded: Vec<String> = authority.excluded(names).into_iter().map(ToString::to_string).collect();
+    if excluded.is_empty() {
+        return Ok(());
+    }
+    Err(EnrolmentError::OutsideConstraints { names: printable(&excluded.join(", "), FOREIGN_TEXT_LIMIT) })
 }
 
 fn reservation(

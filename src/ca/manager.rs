@@ -1,14 +1,16 @@
 //! Owns [`CertificateAuthorityManager`]: one CA with its keys, its record, its policy and its clock.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::admin::Admins;
 use super::admission::Admission;
-use super::authority::{Authority, CaCertificate, InitOptions};
+use super::authority::{Authority, CaCertificate, InitOptions, KeySettings, Stamp};
 use super::crl::DEFAULT_CRL_LIFETIME;
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
 use super::renewal_info::{RenewalInfo, RenewalOrders, Subject, Waiters};
@@ -24,6 +26,8 @@ use crate::printable::error_chain;
 
 /// A CA: makes its own root once, then signs certificates for workers and keeps the record of them.
 pub struct CertificateAuthorityManager {
+    data_dir: PathBuf,
+    keys: KeySettings,
     authority: watch::Sender<Arc<Authority>>,
     pub(super) state: State,
     pub(super) policy: Box<dyn Policy>,
@@ -71,10 +75,10 @@ impl CertificateAuthorityManager {
     /// # Errors
     /// When there is none, or its parts do not fit, or its keys are open to other users.
     pub fn ca_certificate(data_dir: &Path) -> Result<CaCertificate, CaError> {
-        Ok(Authority::load(data_dir)?.public().clone())
+        Ok(Authority::public_of(data_dir)?)
     }
 
-    /// Opens the CA under `data_dir` and its record.
+    /// Opens the CA under `data_dir`, whose keys are in plain files, and its record.
     ///
     /// # Errors
     /// When there is none, its parts do not fit, its files are open to other users, or its database does not open.
@@ -85,12 +89,28 @@ impl CertificateAuthorityManager {
         environment: Environment,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
-        let (authority, _) = watch::channel(Arc::new(Authority::load(data_dir)?));
-        let state = State::open(data_dir, database).await?;
+        Self::open_with_keys(data_dir, &KeySettings::default(), database, policy, environment, clock).await
+    }
+
+    /// The same with keys that have to be opened.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when a key does not open.
+    pub async fn open_with_keys(
+        data_dir: &Path,
+        keys: &KeySettings,
+        database: &Database,
+        policy: Box<dyn Policy>,
+        environment: Environment,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CaError> {
+        let (authority, _) = watch::channel(Arc::new(load(data_dir, keys).await?));
         let admission = Admission::closed(&clock);
         Ok(Self {
+            data_dir: data_dir.to_owned(),
+            keys: keys.clone(),
             authority,
-            state,
+            state: State::open(data_dir, database).await?,
             policy,
             clock,
             environment,
@@ -122,7 +142,7 @@ impl CertificateAuthorityManager {
         Arc::clone(&self.authority.borrow())
     }
 
-    /// Marked as changed when [`authority`](Self::authority) gives another.
+    /// Told each time that keys and certificates are others.
     pub(super) fn authority_changes(&self) -> watch::Receiver<Arc<Authority>> {
         self.authority.subscribe()
     }
@@ -175,6 +195,55 @@ impl CertificateAuthorityManager {
     pub(super) fn renewal_info(&self, subject: &Subject) -> RenewalInfo {
         let roots = [self.authority().public().root_fingerprint.clone()];
         self.standing.with(|known| RenewalInfo::new(subject, known, &roots, self.explanation_url.as_deref()))
+    }
+
+    /// Reads keys and certificates anew. Requests under way keep those that they began with.
+    ///
+    /// # Errors
+    /// When they cannot be read, or do not fit: those before stay in force.
+    pub async fn reload(&self) -> Result<(), CaError> {
+        let loaded = load(&self.data_dir, &self.keys).await?;
+        let before = self.authority.send_replace(Arc::new(loaded));
+        let now = self.authority();
+        if before.issuer() != now.issuer() || before.roots() != now.roots() {
+            tracing::info!(
+                issuer = %now.issuing().subject(),
+                fingerprint = now.public().root_fingerprint,
+                roots = now.roots().len(),
+                "issuer and roots are others now"
+            );
+        }
+        Ok(())
+    }
+
+    /// Reloads whenever the CA's directory has changed; looks once a second, until cancelled.
+    pub(super) async fn follow_directory(self: Arc<Self>, cancel: CancellationToken) {
+        let mut in_force = Stamp::of(&self.data_dir);
+        let mut told = None;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            let stamp = Stamp::of(&self.data_dir);
+            if stamp == in_force {
+                continue;
+            }
+            match self.reload().await {
+                Ok(()) => (in_force, told) = (stamp, None),
+                Err(error) => {
+                    // Tried again each second, told once.
+                    let text = crate::printable::error_chain(&error);
+                    if told.as_ref() != Some(&text) {
+                        tracing::error!(
+                            error = text,
+                            "the CA's directory has changed and cannot be read; what was read before stays"
+                        );
+                        told = Some(text);
+                    }
+                }
+            }
+        }
     }
 
     /// The join tokens of this CA.
@@ -247,6 +316,16 @@ pub fn initialize_controller_certificates(cert_dir: &Path, environment: Environm
     }
     CertificateAuthorityManager::generate_ca_certificate(cert_dir, &options, &SystemClock)
 }
+
+/// Off the async threads: opening an encrypted key takes a while.
+async fn load(data_dir: &Path, keys: &KeySettings) -> Result<Authority, CaError> {
+    let (data_dir, keys) = (data_dir.to_owned(), keys.clone());
+    let loaded = tokio::task::spawn_blocking(move || Authority::load(&data_dir, &keys)).await;
+    Ok(loaded.map_err(|_| CaError::Task("key loading"))??)
+}
+
+/// How soon a change of the CA's directory is noticed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The trust domain where none is configured.
 pub const DEFAULT_TRUST_DOMAIN: &str = "crank.local";

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -78,8 +78,9 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
-        let mut manager = CertificateAuthorityManager::open(
+        let mut manager = CertificateAuthorityManager::open_with_keys(
             &config.data_dir,
+            &config.keys,
             &config.database,
             config.policy.build(policy, config.environment, Arc::clone(&clock))?,
             config.environment,
@@ -94,10 +95,10 @@ impl Server {
         manager.look().await?;
         manager.sign_due_crls().await?;
         let certificate = ServerCertificate::issue(Arc::clone(&manager), names, config.server_lifetime).await?;
-        let tls = certificate.tls_config()?;
+        let (acceptor, _) = watch::channel(certificate.acceptor()?);
         let serving = Serving {
             listener,
-            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            acceptor,
             manager: Arc::clone(&manager),
             certificate,
             max_connections: config.max_connections,
@@ -166,7 +167,8 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
 
 struct Serving {
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    /// Verifies clients to the roots of now.
+    acceptor: watch::Sender<TlsAcceptor>,
     manager: Arc<CertificateAuthorityManager>,
     certificate: Arc<ServerCertificate>,
     max_connections: usize,
@@ -182,7 +184,10 @@ impl Serving {
         // Cancelled when those in flight have had their time.
         let abort = CancellationToken::new();
         let mut crls = tokio::spawn(Arc::clone(&self.manager).keep_crls(self.cancel.clone()));
-        let mut renewal = tokio::spawn(Arc::clone(&self.certificate).keep_renewed(self.cancel.clone()));
+        let acceptors = self.acceptor.subscribe();
+        let renewed = Arc::clone(&self.certificate).keep_renewed(self.acceptor.clone(), self.cancel.clone());
+        let followed = Arc::clone(&self.manager).follow_directory(self.cancel.clone());
+        let mut renewal = tokio::spawn(async { tokio::join!(renewed, followed) });
         loop {
             let accepted = async {
                 let (stream, address, place) = self.admitted().await;
@@ -203,8 +208,8 @@ impl Serving {
                 }
                 accepted = accepted => accepted,
             };
-            let connection =
-                connection::serve(self.acceptor.clone(), Arc::clone(&site), stream, address, slot, self.cancel.clone());
+            let acceptor = acceptors.borrow().clone();
+            let connection = connection::serve(acceptor, Arc::clone(&site), stream, address, slot, self.cancel.clone());
             let abort = abort.clone();
             connections.spawn(async move {
                 tokio::select! {

@@ -12,7 +12,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::authority::Authority;
+use super::authority::{Authority, IssuerKey, Issuing};
 use crate::crypto::sha256;
 use crate::identity::csr::{ORGANIZATION, ORGANIZATIONAL_UNIT, key_usages, san};
 use crate::identity::metadata::serial_text;
@@ -166,6 +166,15 @@ impl SignError {
 
 /// Signs what is planned and compares the result with the plan.
 pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<CertificateDer<'static>, SignError> {
+    sign_with(authority.issuing(), authority.issuer_key(), plan)
+}
+
+/// The same with an issuer that need not be in force.
+pub(crate) fn sign_with(
+    issuing: &Issuing,
+    key: &IssuerKey,
+    plan: &LeafPlan,
+) -> Result<CertificateDer<'static>, SignError> {
     let fail = |error: rcgen::Error| SignError::Signing { serial: plan.serial.to_string(), reason: error.to_string() };
     let mut params = CertificateParams::default();
     params.serial_number = Some(plan.serial.clone().into());
@@ -185,10 +194,10 @@ pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<Certificate
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_identifier_method = key_identifier(&plan.key.key);
     params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_der(authority.issuer(), authority.issuer_key().pair()).map_err(fail)?;
+    let issuer = Issuer::from_ca_cert_der(issuing.certificate(), key).map_err(fail)?;
     let signed = params.signed_by(&plan.key.key, &issuer).map_err(fail)?;
     let der = signed.der().clone();
-    compare::compare(authority, plan, &der)
+    compare::compare(issuing, plan, &der)
         .map_err(|what| SignError::Mismatch { serial: plan.serial.to_string(), what })?;
     Ok(der)
 }

@@ -2,6 +2,7 @@
 //! returns.
 
 mod backend;
+mod by_issuer;
 mod certificates;
 mod crls;
 mod issuing;

@@ -102,7 +102,7 @@ impl Tokens {
     /// # Errors
     /// When there is no CA, its files are open to others, or its database does not open.
     pub async fn open(data_dir: &Path, database: &Database, clock: Arc<dyn Clock>) -> Result<Self, TokenError> {
-        Authority::load(data_dir)?;
+        Authority::public_of(data_dir)?;
         Ok(Self::new(State::open(data_dir, database).await?, clock))
     }
 

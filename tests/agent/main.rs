@@ -16,6 +16,7 @@ mod postgres;
 mod processes;
 mod reload;
 mod replicas;
+mod roots;
 mod rotations;
 mod scenarios;
 mod signals;

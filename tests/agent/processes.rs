@@ -67,7 +67,7 @@ impl Ca {
         replica
     }
 
-    fn command(&self, names: &[&str]) -> Command {
+    pub(crate) fn command(&self, names: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crank-ca"));
         command.env_clear().args(names).arg("--data-dir").arg(self.data_directory());
         if let Some(url) = &self.database {

@@ -87,6 +87,21 @@ fn the_commands_of_policy_try_the_shipped_rules() {
     }
 }
 
+#[test]
+#[ignore = "needs openssl"]
+fn the_commands_on_roots_work() {
+    let ended = run(&session_of("docs/roots.md"));
+    assert_success("docs/roots.md", &ended);
+    for part in [
+        "\nrequest  issuing.csr\n",
+        "(issuing)\nroot certificate  below/",
+        "cross-certified  by the old",
+        "\nretired issuer ",
+    ] {
+        assert!(format!("\n{}", ended.output).contains(part), "no {part:?} in:\n{}", ended.output);
+    }
+}
+
 /// Where each is run: the first below, as a debug build; the others by the gate.
 const CARGO: [&str; 3] = [
     "cargo run --release -- dev --lifetime 2m",

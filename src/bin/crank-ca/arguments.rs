@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crank_agent::ca::{CaConfig, CaFile, DEFAULT_TRUST_DOMAIN, Database, REVOCATION_REASONS, Text};
+use crank_agent::ca::{CaConfig, CaFile, DEFAULT_TRUST_DOMAIN, Database, KeySettings, REVOCATION_REASONS, Text};
 use crank_agent::config::Environment;
 use crank_agent::duration::parse_duration;
 use crank_agent::identity::{KeyType, SubjectAltName, TrustDomain, WorkerId};
@@ -28,6 +28,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a root and an issuing intermediate; overwrites nothing
     Init(Init),
+    /// Take over an issuing certificate that others signed, or a root with its key
+    Import(Import),
+    /// List, change and retire issuers and roots
+    #[command(subcommand)]
+    Root(Root),
     /// Serve the CA over HTTPS
     Serve(Serve),
     /// Check the settings of `serve` and print them, or every problem at once
@@ -76,20 +81,42 @@ impl Place {
 
     /// Where the CA and its record are.
     pub(crate) fn resolve(self) -> Result<(PathBuf, Database), Failure> {
-        let file = self.settings()?;
+        let (data_dir, database, _) = self.resolve_with(Keys { passphrase_file: None })?;
+        Ok((data_dir, database))
+    }
+
+    /// The same, and how its keys are opened.
+    pub(crate) fn resolve_with(self, keys: Keys) -> Result<(PathBuf, Database, KeySettings), Failure> {
+        let mut file = self.settings()?;
+        file.keys.passphrase_file = keys.passphrase_file.or(file.keys.passphrase_file);
         let database = file.database()?;
         let Some(data_dir) = file.data_dir else {
             let message = "no data directory: give --data-dir, CRANK_CA_DATA_DIR, or data_dir in the file of --config";
             return Err(Failure { code: CONFIGURATION, message: message.to_owned() });
         };
-        Ok((data_dir, database))
+        Ok((data_dir, database, file.keys))
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    /// A file with the passphrase of the CA's keys; keys that are made are encrypted with it
+    #[arg(long, env = "CRANK_CA_PASSPHRASE_FILE", value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
+    /// Make a key and a request for an intermediate only: write the request to this file, to be signed by another CA
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csr_out: Option<PathBuf>,
+    /// Where to make or find the issuing key in a hardware security module, as `pkcs11:token=NAME;object=NAME?…`
+    #[arg(long = "key", value_name = "URI")]
+    pub(crate) key_uri: Option<String>,
     /// The kind of the CA's keys: ecdsa-p256 or ecdsa-p384
     #[arg(long, env = "CRANK_CA_KEY_TYPE", default_value = "ecdsa-p256")]
     pub(crate) key_type: KeyType,
@@ -99,6 +126,85 @@ pub(crate) struct Init {
     /// Begins the names of root and intermediate
     #[arg(long, env = "CRANK_CA_NAME", default_value = "Crank")]
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
+    /// The issuing certificate, or a root; those above it may follow in the same file (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: PathBuf,
+    /// Certificates between it and the root (PEM); may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chain: Vec<PathBuf>,
+    /// The root (PEM); not needed below a root of this CA
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root: Option<PathBuf>,
+    /// The certificate's key: a PEM file or a `pkcs11:` URI; not needed after `init --csr-out`
+    #[arg(long, value_name = "FILE|URI")]
+    pub(crate) key: Option<String>,
+    /// The kind of the issuing key that is made below an imported root: ecdsa-p256 or ecdsa-p384
+    #[arg(long, default_value = "ecdsa-p256")]
+    pub(crate) key_type: KeyType,
+    /// The trust domain of the SPIFFE ids the CA will issue
+    #[arg(long, env = "CRANK_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
+    pub(crate) trust_domain: TrustDomain,
+    /// Begins the name of the intermediate that is made below an imported root
+    #[arg(long, env = "CRANK_CA_NAME", default_value = "Crank")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Root {
+    /// List the issuers with their roots, and how many certificates of each have not expired
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make a new root and an issuer below it; the root is handed out beside the old one, which signs until `activate`
+    Rotate {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        keys: Keys,
+        /// Make a key and a request for another intermediate only, to be signed by another CA and imported
+        #[arg(long, value_name = "FILE")]
+        csr_out: Option<PathBuf>,
+        /// The key of the root in force, where it is kept elsewhere: certifies the new root
+        #[arg(long, value_name = "FILE", conflicts_with = "csr_out")]
+        root_key: Option<PathBuf>,
+        /// Where to make or find the issuing key in a hardware security module
+        #[arg(long = "key", value_name = "URI")]
+        key_uri: Option<String>,
+        /// The kind of the new keys: ecdsa-p256 or ecdsa-p384
+        #[arg(long, default_value = "ecdsa-p256")]
+        key_type: KeyType,
+        /// Begins the names of root and intermediate; by default as before
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Let the next issuer sign; the one before becomes a former one, whose root is still handed out
+    Activate {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        keys: Keys,
+        /// The issuer's id, as `list` shows it; by default the only one that is next
+        id: Option<String>,
+    },
+    /// Take a former issuer away with its key, and its root from those that are handed out
+    Retire {
+        #[command(flatten)]
+        place: Place,
+        /// Even when certificates of it have not expired: nobody will trust them any longer
+        #[arg(long)]
+        force: bool,
+        /// The issuer's id, as `list` shows it; by default the only former one
+        id: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +223,8 @@ pub(crate) struct Serve {
 pub(crate) struct ServeSettings {
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
     /// Where to listen [default: 0.0.0.0:9090]
     #[arg(long, env = "CRANK_CA_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
@@ -138,6 +246,7 @@ impl ServeSettings {
     /// The settings, from file, environment and flags; later ones win.
     pub(crate) fn resolve(self) -> Result<CaConfig, Failure> {
         let mut file = self.place.settings()?;
+        file.keys.passphrase_file = self.keys.passphrase_file.or(file.keys.passphrase_file);
         file.listen = self.listen.map(Text).or(file.listen);
         if !self.dns.is_empty() {
             file.names = Some(self.dns.into_iter().map(Text).collect());
@@ -275,6 +384,9 @@ const EXAMPLES: &str = "\
 Examples:
   crank-ca init --data-dir /var/lib/crank-ca
   crank-ca serve --data-dir /var/lib/crank-ca --dns cert-authority --lifetime 24h
+  crank-ca init --data-dir /var/lib/crank-ca --csr-out issuing.csr
+  crank-ca import --data-dir /var/lib/crank-ca --certificate issuing.crt --root corporate-root.crt
+  crank-ca root rotate --data-dir /var/lib/crank-ca
   crank-ca check-config --config /etc/crank-ca.toml
   crank-ca token create --data-dir /var/lib/crank-ca --worker streaming --ttl 10m --out streaming.token
   crank-ca revoke --data-dir /var/lib/crank-ca --worker streaming --reason keyCompromise

@@ -77,7 +77,7 @@ fn authority_code(error: &AuthorityError) -> u8 {
     match error {
         AuthorityError::Exists(_) => CANNOT_WRITE,
         AuthorityError::File { action, .. } if *action != "read" => CANNOT_WRITE,
-        AuthorityError::Busy(_) => UNAVAILABLE,
+        AuthorityError::Busy(_) | AuthorityError::StillNeeded { .. } => UNAVAILABLE,
         AuthorityError::Generation { .. } => INTERNAL,
         _ => CONFIGURATION,
     }

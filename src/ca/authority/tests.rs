@@ -7,8 +7,15 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod import;
+mod rotation;
+
 fn options() -> InitOptions {
     InitOptions::new(TrustDomain::new("crank.local").unwrap())
+}
+
+fn load(data_dir: &Path) -> Result<Authority, AuthorityError> {
+    Authority::load(data_dir, &KeySettings::default())
 }
 
 fn generate(directory: &TempDir) -> Result<CaCertificate, AuthorityError> {
@@ -19,7 +26,7 @@ fn generate(directory: &TempDir) -> Result<CaCertificate, AuthorityError> {
 fn a_generated_ca_loads_with_the_facts_that_were_told() {
     let directory = TempDir::new().unwrap();
     let told = generate(&directory).unwrap();
-    let authority = Authority::load(&directory.path().join("data")).unwrap();
+    let authority = load(&directory.path().join("data")).unwrap();
     assert_eq!(authority.public(), &told);
     assert_eq!(authority.trust_domain().as_str(), "crank.local");
     assert!(told.root_fingerprint.starts_with("sha256:") && told.root_fingerprint.len() == 71);
@@ -61,7 +68,7 @@ fn what_a_crash_left_is_no_ca_and_does_not_hinder_the_next_init() {
     fs::create_dir_all(&staging).unwrap();
     fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(staging.join("root.key"), "half").unwrap();
-    assert!(matches!(Authority::load(&data), Err(AuthorityError::Missing(_))));
+    assert!(matches!(load(&data), Err(AuthorityError::Missing(_))));
     generate(&directory).unwrap();
     assert!(!staging.exists());
 }
@@ -74,12 +81,12 @@ fn keys_open_to_others_are_refused_with_the_fix() {
     for name in ["authority/issuing.key", "authority/root.key"] {
         let path = data.join(name);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let message = Authority::load(&data).unwrap_err().to_string();
+        let message = load(&data).unwrap_err().to_string();
         assert!(message.contains("(mode 0640): run `chmod 600 "), "{message}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(Authority::load(&data), Err(AuthorityError::Exposed { .. })));
+    assert!(matches!(load(&data), Err(AuthorityError::Exposed { .. })));
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn the_root_key_may_be_elsewhere() {
     generate(&directory).unwrap();
     let data = directory.path().join("data");
     fs::remove_file(data.join("authority/root.key")).unwrap();
-    assert!(Authority::load(&data).is_ok());
+    assert!(load(&data).is_ok());
 }
 
 #[test]
@@ -101,7 +108,7 @@ fn parts_of_two_cas_do_not_load_together() {
         let path = one.path().join("data/authority").join(name);
         let kept = fs::read(&path).unwrap();
         fs::write(&path, fs::read(other.path().join("data/authority").join(name)).unwrap()).unwrap();
-        assert!(matches!(Authority::load(&one.path().join("data")), Err(AuthorityError::Invalid { .. })), "{name}");
+        assert!(matches!(load(&one.path().join("data")), Err(AuthorityError::Invalid { .. })), "{name}");
         fs::write(&path, kept).unwrap();
     }
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{CaConfig, CaConfigReport, CaProblem, SHORTEST_RETENTION, Text};
 use crate::ca::admission::LONGEST_GRACE;
 use crate::ca::anonymous::AnonymousSettings;
+use crate::ca::authority::KeySettings;
 use crate::ca::limits::LimitSettings;
 use crate::ca::oidc::IssuerSettings;
 use crate::ca::revocation::{AdminSection, CrlSection, RenewalSection, RevocationConfig};
@@ -43,6 +44,8 @@ pub struct CaFile {
     pub retention: Option<Text<Duration>>,
     /// `renewal_grace`: how long after its end a certificate still renews itself.
     pub renewal_grace: Option<Text<Duration>>,
+    /// `[keys]`: how the CA's keys are opened.
+    pub keys: KeySettings,
     /// `[database]`.
     pub database: DatabaseSection,
     /// `[crl]`.
@@ -161,6 +164,7 @@ impl CaFile {
         config.environment = self.environment.unwrap_or_default();
         let sections = (self.crl, self.admin, self.renewal);
         config.revocation = RevocationConfig::resolve(sections, config.max_connections, &mut problems);
+        config.keys = self.keys;
         config.database = database;
         if problems.is_empty() { Ok(config) } else { Err(CaConfigReport { problems }) }
     }

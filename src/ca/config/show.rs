@@ -29,6 +29,9 @@ impl fmt::Display for CaConfig {
         writeln!(f, "max_connections = {}", self.max_connections)?;
         writeln!(f, "retention = {}", quoted(&format_duration(self.retention)))?;
         writeln!(f, "renewal_grace = {}", quoted(&format_duration(self.renewal_grace)))?;
+        if let Some(path) = &self.keys.passphrase_file {
+            writeln!(f, "\n[keys]\npassphrase_file = {}", quoted(&path.display().to_string()))?;
+        }
         if let Database::Postgres(server) = &self.database {
             writeln!(f, "\n[database]\nurl = {}", quoted(&server.url))?;
             for (key, path) in [("password_file", &server.password_file), ("root_file", &server.root_file)] {

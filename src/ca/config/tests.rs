@@ -22,7 +22,7 @@ fn an_empty_file_with_a_data_directory_gives_the_defaults() {
 fn every_key_is_taken() {
     let config = resolve(
         "data_dir = '/d'\nlisten = '[::1]:1'\nnames = ['ca', '10.0.0.7']\nlifetime = '2m'\nenvironment = 'development'\n\
-         max_connections = 5\nretention = '30d'\nrenewal_grace = '1d'\n[database]\n\
+         max_connections = 5\nretention = '30d'\nrenewal_grace = '1d'\n[keys]\npassphrase_file = '/k'\n[database]\n\
          url = 'postgres:///crank?host=/run/postgresql'\nmax_connections = 3\n[limits]\nsource_rate = 7\n\
          [policy]\nengine = 'rego'\ndirectory = '/p'\n\
          [crl]\nlifetime = '6h'\n[admin]\nidentities = ['ops.example', 'spiffe://a/worker/b']\n\
@@ -36,6 +36,7 @@ fn every_key_is_taken() {
     .unwrap();
     assert_eq!(config.listen, "[::1]:1".parse().unwrap());
     assert_eq!(config.names.len(), 2);
+    assert_eq!(config.keys.passphrase_file, Some("/k".into()));
     assert_eq!(resolve(&config.to_string()).unwrap(), config);
     assert_eq!(config.lifetime, Duration::from_mins(2));
     assert_eq!(config.environment, Environment::Development);

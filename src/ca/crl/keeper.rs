@@ -7,10 +7,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{CrlError, is_due, sign_crl};
-use crate::ca::authority::Authority;
+use crate::ca::authority::Signer;
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::state::StateError;
-use crate::crypto::sha256;
 use crate::printable::error_chain;
 
 impl CertificateAuthorityManager {
@@ -19,7 +18,7 @@ impl CertificateAuthorityManager {
     /// # Errors
     /// When the record fails. What was known before stays.
     pub(crate) async fn look(&self) -> Result<(), StateError> {
-        let digests: Vec<[u8; 32]> = issuers(&self.authority()).map(|issuer| sha256(issuer.issuer())).collect();
+        let digests: Vec<[u8; 32]> = self.authority().signers().iter().map(|signer| signer.digest()).collect();
         self.standing.look(&self.state, &digests, self.clock.now().wall).await
     }
 
@@ -31,13 +30,13 @@ impl CertificateAuthorityManager {
     pub(crate) async fn sign_due_crls(&self) -> Result<bool, CrlError> {
         let mut signed = false;
         let now = self.clock.now().wall;
-        for issuer in issuers(&self.authority()) {
-            let digest = sha256(issuer.issuer());
+        for issuer in self.authority().signers() {
+            let digest = issuer.digest();
             let due = self
                 .standing
                 .with(|known| is_due(known.crls.of(&digest), known.last_revocation(&digest), self.crl_lifetime, now));
             if due {
-                self.sign_next(issuer, digest).await?;
+                self.sign_next(Arc::clone(issuer), digest).await?;
                 signed = true;
             }
         }
@@ -48,7 +47,7 @@ impl CertificateAuthorityManager {
     }
 
     /// Reserve, sign, record: as with certificates.
-    async fn sign_next(&self, issuer: Arc<Authority>, digest: [u8; 32]) -> Result<(), CrlError> {
+    async fn sign_next(&self, issuer: Arc<Signer>, digest: [u8; 32]) -> Result<(), CrlError> {
         let plan = self.state.reserve_crl(digest, self.crl_lifetime, self.clock.now().wall).await?;
         let number = plan.number;
         let signed = tokio::task::spawn_blocking(move || sign_crl(&issuer, &plan).map(|der| (plan, der))).await;
@@ -93,11 +92,6 @@ impl CertificateAuthorityManager {
         }
         Ok(())
     }
-}
-
-/// Whoever signs certificates, the current one first. Each has a CRL of its own.
-fn issuers(authority: &Arc<Authority>) -> impl Iterator<Item = Arc<Authority>> + use<> {
-    std::iter::once(Arc::clone(authority))
 }
 
 /// How often the record is looked at for what other processes change.

@@ -7,16 +7,16 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::{CrlError, CrlPlan};
-use crate::ca::authority::Authority;
+use crate::ca::authority::Signer;
 use crate::ca::revocation::{reason_to_code, serial_bytes};
 use crate::identity::metadata::serial_text;
 use crate::policy::RevocationReason;
 
 /// Signs what is planned. Takes a second or so for a million entries, and as long as the key takes: not for an
 /// asynchronous task.
-pub(super) fn sign_crl(authority: &Authority, plan: &CrlPlan) -> Result<Vec<u8>, CrlError> {
+pub(super) fn sign_crl(by: &Signer, plan: &CrlPlan) -> Result<Vec<u8>, CrlError> {
     let fail = |reason: String| CrlError::Signing { number: plan.number, reason };
-    let certificate = authority.issuer();
+    let certificate = by.certificate();
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| fail(error.to_string()))?;
     let mut revoked_certs = Vec::with_capacity(plan.entries.len());
     for entry in &plan.entries {
@@ -38,7 +38,7 @@ pub(super) fn sign_crl(authority: &Authority, plan: &CrlPlan) -> Result<Vec<u8>,
         // The authority key identifier is to be the issuer's subject key identifier, however that came to be.
         key_identifier_method: subject_key_identifier(&parsed).map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified),
     };
-    let issuer = Issuer::from_ca_cert_der(certificate, authority.issuer_key().pair());
+    let issuer = Issuer::from_ca_cert_der(certificate, by.key());
     let signed = issuer.and_then(|issuer| params.signed_by(&issuer)).map_err(|error| fail(error.to_string()))?;
     let der = signed.der().to_vec();
     compare(&parsed, plan, &der).map_err(|what| CrlError::Mismatch { number: plan.number, what })?;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::*;
-use crate::ca::authority::{Authority, InitOptions};
+use crate::ca::authority::{Authority, InitOptions, KeySettings};
 use crate::ca::state::CrlRecord;
 use crate::identity::TrustDomain;
 
@@ -16,7 +16,7 @@ fn authority(directory: &tempfile::TempDir) -> Authority {
     let data = directory.path().join("ca");
     let options = InitOptions::new(TrustDomain::new("crank.local").unwrap());
     Authority::generate(&data, &options, NOW).unwrap();
-    Authority::load(&data).unwrap()
+    Authority::load(&data, &KeySettings::default()).unwrap()
 }
 
 fn plan(entries: Vec<CrlEntry>) -> CrlPlan {
@@ -45,7 +45,7 @@ fn a_signed_crl_says_what_was_planned_and_no_reason_where_there_is_none() {
     let authority = authority(&directory);
     let entries =
         vec![entry("41:00:ff", RevocationReason::Unspecified), entry("7f:01", RevocationReason::KeyCompromise)];
-    let der = sign_crl(&authority, &plan(entries)).unwrap();
+    let der = sign_crl(&authority.signers()[0], &plan(entries)).unwrap();
     let (_, crl) = CertificateRevocationList::from_der(&der).unwrap();
     let said: Vec<_> = crl
         .iter_revoked_certificates()
@@ -61,13 +61,13 @@ fn a_signed_crl_says_what_was_planned_and_no_reason_where_there_is_none() {
 fn an_empty_crl_and_one_of_ten_thousand_are_signed() {
     let directory = tempfile::TempDir::new().unwrap();
     let authority = authority(&directory);
-    let der = sign_crl(&authority, &plan(Vec::new())).unwrap();
+    let der = sign_crl(&authority.signers()[0], &plan(Vec::new())).unwrap();
     assert_eq!(CertificateRevocationList::from_der(&der).unwrap().1.iter_revoked_certificates().count(), 0);
     let many = (0..10_000_u32).map(|number| {
         let serial = crate::identity::metadata::serial_text(&(0x4000_0000 + number).to_be_bytes());
         entry(&serial, RevocationReason::Superseded)
     });
-    let der = sign_crl(&authority, &plan(many.collect())).unwrap();
+    let der = sign_crl(&authority.signers()[0], &plan(many.collect())).unwrap();
     assert!(der.len() < 500_000, "{}", der.len());
 }
 
@@ -76,16 +76,16 @@ fn what_cannot_be_said_truly_is_not_signed() {
     let directory = tempfile::TempDir::new().unwrap();
     let authority = authority(&directory);
     let twice = vec![entry("41", RevocationReason::Unspecified), entry("41", RevocationReason::Superseded)];
-    assert!(matches!(sign_crl(&authority, &plan(twice)), Err(CrlError::Mismatch { .. })));
+    assert!(matches!(sign_crl(&authority.signers()[0], &plan(twice)), Err(CrlError::Mismatch { .. })));
     for bad in [
         CrlPlan { entries: vec![entry("4g", RevocationReason::Unspecified)], ..plan(Vec::new()) },
         CrlPlan { next_update: NOW - LIFETIME, ..plan(Vec::new()) },
         CrlPlan { number: -1, ..plan(Vec::new()) },
     ] {
-        assert!(matches!(sign_crl(&authority, &bad), Err(CrlError::Signing { .. })), "{bad:?}");
+        assert!(matches!(sign_crl(&authority.signers()[0], &bad), Err(CrlError::Signing { .. })), "{bad:?}");
     }
     let fraction = CrlPlan { this_update: NOW + time::Duration::milliseconds(5), ..plan(Vec::new()) };
-    assert!(matches!(sign_crl(&authority, &fraction), Err(CrlError::Mismatch { what: "thisUpdate", .. })));
+    assert!(matches!(sign_crl(&authority.signers()[0], &fraction), Err(CrlError::Mismatch { what: "thisUpdate", .. })));
 }
 
 #[test]

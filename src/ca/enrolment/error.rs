@@ -74,6 +74,12 @@ pub enum EnrolmentError {
         /// Those names; printable.
         names: String,
     },
+    /// Names that the CA's own certificate does not allow it to certify.
+    #[error("the name constraints of this CA's own certificate exclude: {names}")]
+    OutsideConstraints {
+        /// Those names; printable.
+        names: String,
+    },
     /// The CSR itself.
     #[error(transparent)]
     Csr(#[from] CsrRefusal),
@@ -120,6 +126,7 @@ impl EnrolmentError {
             Self::OtherWorker { .. } => "other_worker",
             Self::NamesNotPermitted { .. } => "names_not_permitted",
             Self::NamesMissing { .. } => "names_missing",
+            Self::OutsideConstraints { .. } => "outside_constraints",
             Self::Csr(refusal) => refusal.kind(),
             Self::KeyOfAnother => "key_of_another",
             Self::Denied(_) => "policy_denied",

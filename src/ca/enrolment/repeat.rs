@@ -12,7 +12,6 @@ use crate::ca::authority::Authority;
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::sign::CertifiableKey;
 use crate::ca::state::IssuedRecord;
-use crate::crypto::sha256;
 use crate::identity::SubjectAltName;
 use crate::identity::bundle::certificates_to_pem;
 
@@ -29,7 +28,7 @@ impl CertificateAuthorityManager {
         audit: &mut Audit<'_>,
     ) -> Result<Option<IssuedCertificate>, EnrolmentError> {
         let now = self.clock.now().wall;
-        let asked = Asked { key_digest: key.digest(), names, issuer_digest: sha256(authority.issuer()), now };
+        let asked = Asked { key_digest: key.digest(), names, issuers: authority.issuer_digests(), now };
         let earlier = match &requester.credential {
             Credential::Token(id) => match self.state.issued_for_token(id).await? {
                 Some(earlier) if !asked.is_answered_by(&earlier) => return Err(EnrolmentError::TokenUsed),
@@ -51,9 +50,11 @@ impl CertificateAuthorityManager {
 
 fn sent_before(authority: &Authority, record: IssuedRecord) -> IssuedCertificate {
     let leaf = CertificateDer::from(record.der);
+    // Of the issuer of then, which may no longer be the one that signs.
+    let chain = authority.chain_of(&record.issuer_digest).unwrap_or_default();
     IssuedCertificate {
-        certificate_pem: certificates_to_pem(&[leaf, authority.issuer().clone()]),
-        ca_certificate_pem: authority.public().root_pem.clone(),
+        certificate_pem: certificates_to_pem(&[leaf]) + &certificates_to_pem(chain),
+        ca_certificate_pem: authority.public().roots_pem.clone(),
         serial: record.serial,
         names: record.names,
         not_before: record.not_before,
@@ -66,16 +67,18 @@ fn sent_before(authority: &Authority, record: IssuedRecord) -> IssuedCertificate
 struct Asked<'a> {
     key_digest: [u8; 32],
     names: &'a BTreeSet<SubjectAltName>,
-    issuer_digest: [u8; 32],
+    /// Those whose roots are handed out.
+    issuers: Vec<[u8; 32]>,
     now: OffsetDateTime,
 }
 
 impl Asked<'_> {
-    /// Whether `earlier` is what was asked for and still is of use: valid, not revoked, and by the issuer that goes along with it.
+    /// Whether `earlier` is what was asked for and still is of use: valid, not revoked, and by an issuer whose root is
+    /// handed out.
     fn is_answered_by(&self, earlier: &IssuedRecord) -> bool {
         earlier.key_digest == self.key_digest
             && earlier.names == *self.names
-            && earlier.issuer_digest == self.issuer_digest
+            && self.issuers.contains(&earlier.issuer_digest)
             && self.now < earlier.not_after
             && earlier.revoked_at.is_none()
     }
@@ -123,7 +126,7 @@ mod tests {
         ) {
             let one = BTreeSet::from(["a".parse().unwrap()]);
             let names: BTreeSet<SubjectAltName> = names.iter().map(|name| name.parse().unwrap()).collect();
-            let asked = Asked { key_digest: [0; 32], names: &one, issuer_digest: [0; 32], now: NOW };
+            let asked = Asked { key_digest: [0; 32], names: &one, issuers: vec![[0; 32]], now: NOW };
             let earlier = record(key, &names, issuer, NOW + time::Duration::seconds(left));
             prop_assert_eq!(asked.is_answered_by(&earlier), key == 0 && names == one && issuer == 0 && left > 0);
         }

@@ -190,7 +190,7 @@ async fn a_key_that_another_worker_or_the_ca_has_is_refused() {
     assert!(sign("streaming", &key).await.is_ok());
     assert!(matches!(sign("other", &key).await, Err(EnrolmentError::KeyOfAnother)));
     let authority = fixture.manager.authority();
-    let issuer_key = authority.issuer_key();
+    let issuer_key = authority.issuer_key().local().unwrap();
     assert!(matches!(sign("streaming", issuer_key).await, Err(EnrolmentError::KeyOfAnother)));
 }
 
@@ -233,7 +233,11 @@ async fn a_certificate_serves_for_renewal_until_it_expires_and_for_its_own_worke
     assert!(matches!(renew("other", &leaf).await, Err(EnrolmentError::OtherWorker { .. })));
     // The CA's own listener is no worker, and a leaf with one bit changed is no certificate of ours.
     let names = BTreeSet::from(["cert-authority".parse().unwrap()]);
-    let (server, ..) = fixture.manager.issue_server_certificate(&names, Duration::from_hours(1)).await.unwrap();
+    let (server, ..) = fixture
+        .manager
+        .issue_server_certificate(&fixture.manager.authority(), &names, Duration::from_hours(1))
+        .await
+        .unwrap();
     assert!(matches!(renew("streaming", &server[0]).await, Err(EnrolmentError::CertificateUnknown)));
     let mut changed = leaf.to_vec();
     *changed.last_mut().unwrap() ^= 1;

@@ -29,7 +29,7 @@ pub(super) async fn health(manager: &CertificateAuthorityManager) -> Result<Resp
 
 /// `GET /ca/certificate`.
 pub(super) fn root(manager: &CertificateAuthorityManager) -> Result<Response, Problem> {
-    let body = RootReply { ca_certificate: manager.certificate().root_pem, provider: provider() };
+    let body = RootReply { ca_certificate: manager.certificate().roots_pem, provider: provider() };
     json_answer(StatusCode::OK, &body)
 }
 

@@ -17,10 +17,12 @@ use crate::ca::enrolment::Credentials;
 use crate::ca::est::{EstOperation, certs_only};
 use crate::ca::manager::CertificateAuthorityManager;
 
-/// `GET /.well-known/est/cacerts`: the root, and the intermediate that leaves need below it.
+/// `GET /.well-known/est/cacerts`: the roots, and what leaves need below them; while one root replaces another also those
+/// certified by each other (section 4.1.3).
 pub(super) fn roots(manager: &CertificateAuthorityManager) -> Response {
     let authority = manager.authority();
-    pkcs7(&[authority.root().clone(), authority.issuer().clone()])
+    let certificates: Vec<_> = authority.roots().iter().chain(authority.chain()).cloned().collect();
+    pkcs7(&certificates)
 }
 
 /// `GET /.well-known/est/csrattrs`: a CSR need not hold anything but its key (section 4.5.2).

@@ -23,7 +23,7 @@ pub struct ProblemType {
 
 /// Every problem that the CA answers with: first those that tell no more than their status, then those of a request
 /// for a certificate, then those of a revocation.
-pub const PROBLEM_TYPES: [ProblemType; 47] = [
+pub const PROBLEM_TYPES: [ProblemType; 48] = [
     problem("malformed", 400, "The request is malformed"),
     problem("unauthenticated", 401, "The request needs a credential"),
     problem("forbidden", 403, "The credential does not permit it"),
@@ -67,6 +67,7 @@ pub const PROBLEM_TYPES: [ProblemType; 47] = [
     problem("other_worker", 403, "The credential is for another worker"),
     problem("names_not_permitted", 403, "The credential does not permit these names"),
     problem("names_missing", 403, "A re-enrolment keeps all names"),
+    problem("outside_constraints", 403, "The CA's own certificate does not permit these names"),
     problem("key_of_another", 403, "The key belongs to somebody else"),
     problem("policy_denied", 403, "The policy denies it"),
     problem("unknown_serial", 404, "There is no such certificate"),
@@ -170,6 +171,7 @@ impl From<&EnrolmentError> for Problem {
             E::OtherWorker { .. }
             | E::NamesNotPermitted { .. }
             | E::NamesMissing { .. }
+            | E::OutsideConstraints { .. }
             | E::Csr(CsrRefusal::Asks(_))
             | E::KeyOfAnother
             | E::Denied(_) => StatusCode::FORBIDDEN,

@@ -5,17 +5,20 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::CaError;
+use crate::ca::authority::Authority;
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::crypto::crypto_provider;
 use crate::identity::SubjectAltName;
+use crate::printable::error_chain;
 use crate::tls::{ClientTrust, TlsError, server_config};
 
 /// The certificate in force, for the TLS library to ask at each handshake.
@@ -29,6 +32,8 @@ pub(super) struct ServerCertificate {
 
 struct Current {
     certified: Arc<CertifiedKey>,
+    /// Whose certificate it is, and whose roots go along with it.
+    authority: Arc<Authority>,
     issued_at: OffsetDateTime,
     not_after: OffsetDateTime,
 }
@@ -41,37 +46,60 @@ impl ServerCertificate {
         lifetime: Duration,
     ) -> Result<Arc<Self>, CaError> {
         let provider = crypto_provider();
-        let current = next(&manager, &provider, &names, lifetime).await?;
+        let authority = manager.authority();
+        let current = next(&manager, &authority, &provider, &names, lifetime).await?;
         Ok(Arc::new(Self { manager, provider, names, lifetime, current: RwLock::new(current) }))
     }
 
-    /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify ends the handshake,
-    /// as does one that has expired longer ago than the grace.
-    pub(super) fn tls_config(self: &Arc<Self>) -> Result<ServerConfig, CaError> {
-        // The intermediate too, for workers that show their leaf alone: EST gives them no more.
-        let authority = self.manager.authority();
-        let roots = [authority.root().clone(), authority.issuer().clone()];
+    /// TLS 1.3 and 1.2. A client certificate is asked for, not demanded; one that does not verify to a root that is handed
+    /// out now ends the handshake, as does one that has expired longer ago than the grace.
+    pub(super) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, CaError> {
         let certificate = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
+        let clock = Arc::clone(&self.manager.clock);
+        let authority = self.manager.authority();
+        // The intermediates too, for workers that show their leaf alone: EST gives them no more.
+        let intermediates = authority.issuing_certificates().cloned();
+        let roots: Vec<_> = authority.roots().iter().cloned().chain(intermediates).collect();
         let clients = match self.manager.admission.renewal_grace {
             Duration::ZERO => ClientTrust::Roots(&roots),
             grace => ClientTrust::LapsedTo(&roots, grace),
         };
-        server_config(certificate, clients, Arc::clone(&self.manager.clock)).map_err(CaError::Tls)
+        let config = server_config(certificate, clients, clock).map_err(CaError::Tls)?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Renews until cancelled. The one in force stays when that fails.
-    pub(super) async fn keep_renewed(self: Arc<Self>, cancel: CancellationToken) {
+    /// Renews when it is time, and at once when issuer or roots are others, until cancelled. The one in force stays when
+    /// that fails.
+    pub(super) async fn keep_renewed(self: Arc<Self>, acceptor: watch::Sender<TlsAcceptor>, cancel: CancellationToken) {
+        let mut changes = self.manager.authority_changes();
+        let mut verified_to = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).authority);
         let pause = (self.lifetime / 10).clamp(Duration::from_millis(100), Duration::from_mins(1));
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+                told = changes.changed() => if told.is_err() { return },
             }
-            let due = self.current.read().unwrap_or_else(PoisonError::into_inner).is_due(self.manager.clock.now().wall);
+            let authority = self.manager.authority();
+            if !Arc::ptr_eq(&authority, &verified_to) {
+                match self.acceptor() {
+                    Ok(next) => {
+                        acceptor.send_replace(next);
+                        verified_to = Arc::clone(&authority);
+                    }
+                    Err(error) => {
+                        tracing::error!(error = error_chain(&error), "cannot verify clients to the roots of now");
+                    }
+                }
+            }
+            let due = {
+                let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+                current.is_due(self.manager.clock.now().wall) || !Arc::ptr_eq(&authority, &current.authority)
+            };
             if !due {
                 continue;
             }
-            match next(&self.manager, &self.provider, &self.names, self.lifetime).await {
+            match next(&self.manager, &authority, &self.provider, &self.names, self.lifetime).await {
                 Ok(current) => {
                     tracing::info!(not_after = %current.not_after, "renewed the CA's server certificate");
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
@@ -105,20 +133,22 @@ impl Current {
     }
 }
 
-/// Leaf, intermediate and root: whoever has pinned the root's fingerprint must find the root in the chain.
+/// Leaf, intermediates, and every root: whoever has pinned a root's fingerprint must find that root in the chain.
 async fn next(
     manager: &CertificateAuthorityManager,
+    authority: &Arc<Authority>,
     provider: &CryptoProvider,
     names: &BTreeSet<SubjectAltName>,
     lifetime: Duration,
 ) -> Result<Current, CaError> {
     let (mut chain, key, not_after) =
-        manager.issue_server_certificate(names, lifetime).await.map_err(CaError::ServerCertificate)?;
-    chain.push(manager.authority().root().clone());
+        manager.issue_server_certificate(authority, names, lifetime).await.map_err(CaError::ServerCertificate)?;
+    chain.extend(authority.roots().iter().cloned());
     let signing_key = provider.key_provider.load_private_key(key.to_rustls());
     let signing_key = signing_key.map_err(|error| CaError::Tls(TlsError::Certificate(error)))?;
     let certified = Arc::new(CertifiedKey::new(chain, signing_key));
-    Ok(Current { certified, issued_at: manager.clock.now().wall, not_after })
+    let authority = Arc::clone(authority);
+    Ok(Current { certified, authority, issued_at: manager.clock.now().wall, not_after })
 }
 
 #[cfg(test)]
@@ -141,7 +171,8 @@ mod tests {
         .await
         .unwrap();
         let names = BTreeSet::from(["localhost".parse().unwrap()]);
-        let current = next(&manager, &crypto_provider(), &names, Duration::from_mins(3)).await.unwrap();
+        let current =
+            next(&manager, &manager.authority(), &crypto_provider(), &names, Duration::from_mins(3)).await.unwrap();
         let after = |seconds| current.is_due(current.issued_at + time::Duration::seconds(seconds));
         assert!(!after(0) && !after(115) && after(121) && after(1_000_000));
         assert!(after(-61));

@@ -5,16 +5,16 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::{LeafPlan, Subject};
-use crate::ca::authority::Authority;
+use crate::ca::authority::Issuing;
 use crate::identity::KeyType;
 use crate::identity::check::names_of;
 use crate::identity::csr::ORGANIZATION;
 
 /// The error names the first field that differs.
-pub(super) fn compare(authority: &Authority, plan: &LeafPlan, der: &CertificateDer<'_>) -> Result<(), &'static str> {
+pub(super) fn compare(issuing: &Issuing, plan: &LeafPlan, der: &CertificateDer<'_>) -> Result<(), &'static str> {
     let ensure = |same: bool, what: &'static str| if same { Ok(()) } else { Err(what) };
     let (rest, leaf) = X509Certificate::from_der(der).map_err(|_| "encoding")?;
-    let (_, issuer) = X509Certificate::from_der(authority.issuer()).map_err(|_| "issuer")?;
+    let (_, issuer) = X509Certificate::from_der(issuing.certificate()).map_err(|_| "issuer")?;
     ensure(rest.is_empty(), "length")?;
     ensure(leaf.version() == X509Version::V3, "version")?;
     ensure(leaf.raw_serial() == plan.serial.0, "serial")?;
@@ -22,7 +22,7 @@ pub(super) fn compare(authority: &Authority, plan: &LeafPlan, der: &CertificateD
     ensure(leaf.public_key().raw == plan.key.der, "key")?;
     ensure(leaf.validity().not_before.to_datetime() == plan.not_before, "notBefore")?;
     ensure(leaf.validity().not_after.to_datetime() == plan.not_after, "notAfter")?;
-    ensure(plan.not_after <= authority.issuer_not_after(), "notAfter")?;
+    ensure(plan.not_after <= issuing.not_after(), "notAfter")?;
     ensure(subject_is_planned(&leaf, plan), "subject")?;
     let mut planned: Vec<String> = plan.names.iter().map(ToString::to_string).collect();
     planned.sort();

@@ -4,14 +4,14 @@ use rustls::pki_types::{TrustAnchor, UnixTime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::ca::authority::InitOptions;
+use crate::ca::authority::{InitOptions, KeySettings};
 use crate::identity::{PrivateKey, RequestedIdentity, TrustDomain};
 
 fn authority(key_type: KeyType) -> Authority {
     let directory = TempDir::new().unwrap();
     let options = InitOptions { key_type, ..InitOptions::new(TrustDomain::new("crank.local").unwrap()) };
     Authority::generate(&directory.path().join("ca"), &options, OffsetDateTime::now_utc()).unwrap();
-    Authority::load(&directory.path().join("ca")).unwrap()
+    Authority::load(&directory.path().join("ca"), &KeySettings::default()).unwrap()
 }
 
 fn plan(key_type: KeyType) -> LeafPlan {
@@ -37,7 +37,7 @@ fn every_key_type_is_certified_and_the_chain_verifies_for_both_uses() {
         for key_type in KeyType::ALL {
             let der = sign(&authority, &plan(key_type)).unwrap();
             let leaf = webpki::EndEntityCert::try_from(&der).unwrap();
-            let anchors: [TrustAnchor<'_>; 1] = [webpki::anchor_from_trusted_cert(authority.root()).unwrap()];
+            let anchors: [TrustAnchor<'_>; 1] = [webpki::anchor_from_trusted_cert(&authority.roots()[0]).unwrap()];
             for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
                 let chain = [authority.issuer().clone()];
                 let algorithms = webpki::ALL_VERIFICATION_ALGS;
@@ -61,7 +61,7 @@ fn each_difference_from_the_plan_is_seen() {
     let authority = authority(KeyType::EcdsaP256);
     let plan = plan(KeyType::EcdsaP256);
     let der = sign(&authority, &plan).unwrap();
-    assert_eq!(compare::compare(&authority, &plan, &der), Ok(()));
+    assert_eq!(compare::compare(authority.issuing(), &plan, &der), Ok(()));
 
     let second = time::Duration::seconds(1);
     let other_key = PrivateKey::generate(KeyType::EcdsaP256).unwrap().public_key_der();
@@ -78,14 +78,14 @@ fn each_difference_from_the_plan_is_seen() {
         ("notAfter", LeafPlan { not_after: plan.not_after + second, ..plan.clone() }),
     ];
     for (what, planned) in cases {
-        assert_eq!(compare::compare(&authority, &planned, &der), Err(what));
+        assert_eq!(compare::compare(authority.issuing(), &planned, &der), Err(what));
     }
     let mut flipped = der.to_vec();
     *flipped.last_mut().unwrap() ^= 1;
-    assert_eq!(compare::compare(&authority, &plan, &flipped.into()), Err("signature"));
+    assert_eq!(compare::compare(authority.issuing(), &plan, &flipped.into()), Err("signature"));
     // The same names, key and times, by another issuer of the same name.
     let stranger = self::authority(KeyType::EcdsaP256);
-    assert_eq!(compare::compare(&stranger, &plan, &der), Err("authority key identifier"));
+    assert_eq!(compare::compare(stranger.issuing(), &plan, &der), Err("authority key identifier"));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn the_servers_own_certificate_is_of_no_use_as_a_client() {
     let names = BTreeSet::from(["cert-authority".parse().unwrap()]);
     let der = sign(&authority, &LeafPlan { subject: Subject::Server, names, ..plan(KeyType::EcdsaP256) }).unwrap();
     let leaf = webpki::EndEntityCert::try_from(&der).unwrap();
-    let anchors = [webpki::anchor_from_trusted_cert(authority.root()).unwrap()];
+    let anchors = [webpki::anchor_from_trusted_cert(&authority.roots()[0]).unwrap()];
     let verify = |usage| {
         let chain = [authority.issuer().clone()];
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
