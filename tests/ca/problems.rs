@@ -47,6 +47,8 @@ async fn every_route_answers_what_it_does_not_take_with_a_problem() {
             && !response.status().is_success()
         {
             let kind = match response.status().as_u16() {
+                401 => "unauthenticated",
+                403 => "forbidden",
                 410 => "gone",
                 413 => "too_large",
                 415 => "unsupported_media_type",

@@ -83,10 +83,15 @@ impl Process {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, log) = std::sync::mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let first = log.recv_timeout(Duration::from_secs(30)).unwrap();
-        let first: Value = serde_json::from_str(&first).unwrap();
-        let port = first["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
-        Self { child, port, log }
+        // Killed by its drop from here on, whatever it says.
+        let mut process = Self { child, port: 0, log };
+        while process.port == 0 {
+            let line = process.log.recv_timeout(Duration::from_secs(30)).unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap();
+            let port = line["address"].as_str().and_then(|address| address.rsplit(':').next()?.parse().ok());
+            process.port = port.unwrap_or(0);
+        }
+        process
     }
 
     pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
