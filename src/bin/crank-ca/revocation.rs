@@ -17,9 +17,12 @@ use crate::say;
 
 /// `crank-ca revoke`.
 pub(crate) async fn revoke(revoke: Revoke) -> Result<(), Failure> {
-    let (data_dir, database) = revoke.place.resolve()?;
-    let policy = Box::new(DefaultPolicy::default());
-    let revocations = Revocations::open(&data_dir, &database, policy, Arc::new(SystemClock)).await?;
+    // All settings, since the policy's say is wanted here too.
+    let config = revoke.place.settings()?.resolve()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let policy = config.policy.build(DefaultPolicy::default(), config.environment, Arc::clone(&clock));
+    let policy = policy.map_err(|error| Failure::new(CONFIGURATION, &error))?;
+    let revocations = Revocations::open(&config.data_dir, &config.database, policy, clock).await?;
     let revoked = match (&revoke.target.serial, &revoke.target.worker) {
         (Some(serial), _) => revocations.revoke_certificate(serial, revoke.reason).await.map(|one| vec![one]),
         (None, Some(worker)) => revocations.revoke_worker(worker, revoke.reason).await,
