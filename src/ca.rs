@@ -12,6 +12,9 @@
 //! once too, which take turns, and after a crash at any instant. Nothing is signed for it, and any other request with a
 //! used token is refused.
 //!
+//! A certificate is revoked by the record (`revocation`): from then on it renews nothing. `crl` signs the list for those
+//! who verify without asking, and `renewal_info` tells each worker when to renew, and whoever waits what is new.
+//!
 //! What holds whatever comes: the names in a certificate come from the credential, the CSR can only choose among
 //! them; a renewed certificate never names more than the one it was renewed with; no error is answered with a
 //! certificate; the root's key signs nothing but intermediates; several CAs can run in one process.
