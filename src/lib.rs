@@ -33,7 +33,8 @@
 //!
 //! # For workers written in Rust
 //!
-//! [`create_mtls_client`] makes an HTTP client from the published files; [`store::read_bundle`] reads them safely;
+//! [`create_mtls_client`] makes an HTTP client from the published files, [`create_mtls_server_config`] a server; both
+//! follow renewals and CRLs. [`store::read_bundle`] reads the files safely;
 //! [`CertificateManager`] keeps a certificate within the worker's own process:
 //!
 //! ```no_run
@@ -131,7 +132,7 @@ pub use events::CertificateEvent;
 pub use identity::{CertificateBundle, certificate_expiration, generate_csr, verify_certificate_chain};
 pub use initialization::{initialize_worker_certificates, wait_for_ca_service};
 pub use manager::{CertificateManager, CertificateUnavailableError};
-pub use mtls::create_mtls_client;
+pub use mtls::{create_mtls_client, create_mtls_server_config};
 
 /// The examples in Rust of the documentation, compiled as tests.
 #[cfg(doctest)]

@@ -237,10 +237,11 @@ impl Store {
         let Ok((data, Some(baseline))) = self.baseline(&directory) else { return false };
         let in_dates = baseline.not_before <= now && now < baseline.not_after;
         let unchanged = |changes: Result<Vec<Change>, StoreError>| {
-            changes.is_ok_and(|changes| !changes.iter().any(Change::hides_certificate))
+            let hidden = |change: &Change| change.hides_certificate() && change.path != CRL_FILE;
+            changes.is_ok_and(|changes| !changes.iter().any(hidden))
         };
         in_dates
-            && unchanged(verify::changed_links(&directory, CrlFile::Absent))
+            && unchanged(verify::changed_links(&directory, baseline.crl()))
             && unchanged(verify::changed_generation(&directory, &data, &baseline.of_certificate(), &self.config))
     }
 

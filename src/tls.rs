@@ -30,6 +30,8 @@ pub(crate) use server::{ClientTrust, server_config};
 /// What a server's chain has to reach, and what the server must not be.
 #[derive(Debug, Clone)]
 pub enum ServerTrust {
+    /// One of these roots. Nothing is checked for revocation: for servers that are not of the mesh.
+    Roots(Vec<CertificateDer<'static>>),
     /// One of these roots, and not revoked: see [`CertificateBundle::crls`].
     Peers {
         /// The roots.
@@ -83,6 +85,7 @@ pub fn client_config(
 ) -> Result<ClientConfig, TlsError> {
     let provider = crypto_provider();
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        ServerTrust::Roots(roots) => Arc::new(PeerServers::new(roots, &[])?),
         ServerTrust::Peers { roots, crls } => Arc::new(PeerServers::new(roots, crls)?),
         ServerTrust::AuthorityRoots(roots) => {
             Arc::new(Authority { anchor: Anchor::Roots(root_store(roots)?), provider })

@@ -134,6 +134,9 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "ca.root_file" | "ca.issued_roots_file" | "ca.token_file" | "files.directory" | "control.socket" => {
             ("/some/path", "\"/some/path\"")
         }
+        "ca.push" | "crl.enabled" => ("false", "false"),
+        "crl.size_limit" => ("17MiB", "\"17MiB\""),
+        "revocation.files" => ("withdraw", "\"withdraw\""),
         "files.owner" | "files.group" => ("4242", "4242"),
         "files.key_mode" => ("0440", "\"0440\""),
         "schedule.warn_before" => ("40d", "\"40d\""),

@@ -16,6 +16,7 @@ mod postgres;
 mod processes;
 mod reload;
 mod replicas;
+mod revocation;
 mod roots;
 mod rotations;
 mod scenarios;

@@ -67,6 +67,12 @@ impl Ca {
         replica
     }
 
+    /// Runs an operator's command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
     pub(crate) fn command(&self, names: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crank-ca"));
         command.env_clear().args(names).arg("--data-dir").arg(self.data_directory());

@@ -230,7 +230,7 @@ pub(crate) fn half_a_request(
     address: std::net::SocketAddr,
 ) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     let bundle = crank_agent::store::read_bundle(&worker.certificates()).unwrap();
-    let trust = crank_agent::tls::ServerTrust::Peers { roots: bundle.roots().to_vec(), crls: Vec::new() };
+    let trust = crank_agent::tls::ServerTrust::Roots(bundle.roots().to_vec());
     let config =
         Arc::new(crank_agent::tls::client_config(&trust, None, Arc::new(crank_agent::clock::SystemClock)).unwrap());
     until("the listener shakes hands", || {

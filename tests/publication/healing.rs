@@ -39,7 +39,7 @@ const DEEPER: [Tampering; 9] = [
     ),
     (
         |path| fs::write(path.join("..data/.renewal.json"), "{}").unwrap(),
-        true,
+        false,
         &[("..data/.renewal.json", ChangeKind::Content)],
     ),
     (

@@ -8,8 +8,8 @@ use crank_agent::identity::CertificateBundle;
 use crank_agent::store::{Origin, Store, StoreError, read_bundle};
 
 use crate::support::{
-    HOUR, after, bundle, child, child_directory, config, current, generations, mode, names, now, record, wait_until,
-    write_plain_files,
+    HOUR, REVOCATION, after, bundle, bundle_and_crls, child, child_directory, config, current, generations, mode,
+    names, now, record, wait_until, write_plain_files,
 };
 
 #[test]
@@ -36,6 +36,76 @@ fn a_generation_has_the_files_of_the_contract_with_their_modes() {
     assert_eq!(fs::read_to_string(path.join("ca.crt")).unwrap(), bundle.roots_pem());
     let pair = fs::read_to_string(path.join("credential-bundle.pem")).unwrap();
     assert_eq!(pair, format!("{}{}", *bundle.key_pem().unwrap(), bundle.chain_pem()));
+}
+
+#[test]
+fn a_crl_is_published_with_the_certificate_and_gone_with_a_generation_without() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let store = Store::open(&config(path)).unwrap();
+    let (bundle, crls) = bundle_and_crls();
+    let with = bundle.try_clone().unwrap().with_crls(crls);
+    store.publish(&with, &record(), now()).unwrap();
+    assert_eq!(fs::read_link(path.join("ca.crl")).unwrap(), Path::new("..data/ca.crl"));
+    assert_eq!(mode(&path.join("..data/ca.crl")), 0o644);
+    assert_eq!(fs::read_to_string(path.join("ca.crl")).unwrap(), with.crls_pem());
+    assert_eq!(read_bundle(path).unwrap().crls(), with.crls());
+    assert_eq!((store.verify().unwrap(), store.usable(now().wall)), (vec![], true));
+    drop(store);
+
+    let store = Store::open(&config(path)).unwrap();
+    assert_eq!(store.load().unwrap().unwrap().bundle.crls(), with.crls());
+    // Its loss is noticed, and takes no certificate away.
+    fs::remove_file(path.join("ca.crl")).unwrap();
+    assert_eq!(store.verify().unwrap().len(), 1);
+    assert!(store.usable(now().wall));
+    store.publish(&bundle, &record(), now()).unwrap();
+    assert!(!path.join("ca.crl").exists() && read_bundle(path).unwrap().crls().is_empty());
+    // One that somebody else puts there stays theirs.
+    fs::write(path.join("ca.crl"), "theirs").unwrap();
+    assert_eq!(store.verify().unwrap(), []);
+}
+
+#[test]
+fn another_record_is_no_other_generation() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&config(directory.path())).unwrap();
+    store.publish(&bundle(), &record(), now()).unwrap();
+    let generation = current(directory.path());
+    let mut other = record();
+    other.renewal.revoked = Some(REVOCATION);
+    store.keep_record(&other).unwrap();
+    assert_eq!((current(directory.path()), store.verify().unwrap()), (generation, vec![]));
+    drop(store);
+    let store = Store::open(&config(directory.path())).unwrap();
+    assert_eq!(store.load().unwrap().unwrap().record, Some(other));
+}
+
+#[test]
+fn a_withdrawal_takes_key_and_certificate_in_one_step_and_leaves_the_roots() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let store = Store::open(&config(path)).unwrap();
+    let (bundle, crls) = bundle_and_crls();
+    let bundle = bundle.with_crls(crls);
+    let first = now();
+    let generation = store.publish(&bundle, &record(), first).unwrap();
+    let mut revoked = record();
+    revoked.renewal.revoked = Some(REVOCATION);
+    store.withdraw(&bundle, &revoked, first).unwrap();
+    for gone in ["client.crt", "client.key", "credential-bundle.pem"] {
+        assert!(!path.join(gone).exists(), "{gone}");
+    }
+    assert!(path.join("ca.crt").exists() && path.join("ca.crl").exists());
+    assert_eq!((store.verify().unwrap(), store.usable(now().wall)), (vec![], false));
+    // The key of the generation before goes as that does.
+    store.sweep(after(first, 3_600)).unwrap();
+    assert!(!path.join(&generation).exists());
+    drop(store);
+    let store = Store::open(&config(path)).unwrap();
+    assert!(store.load().unwrap().is_none());
+    store.publish(&bundle, &record(), now()).unwrap();
+    assert!(path.join("client.key").exists() && store.usable(now().wall));
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use crank_agent::clock::{Clock, Now, SystemClock};
 use crank_agent::config::FilesConfig;
-use crank_agent::identity::{CertificateBundle, PrivateKey};
-use crank_agent::schedule::{Jitter, RenewalRecord};
+use crank_agent::identity::{CertificateBundle, Crl, PrivateKey};
+use crank_agent::policy::RevocationReason;
+use crank_agent::schedule::{Jitter, RenewalRecord, Revocation};
 use crank_agent::store::GenerationRecord;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair};
 use time::OffsetDateTime;
 
 pub(crate) const HOUR: time::Duration = time::Duration::HOUR;
@@ -44,6 +45,27 @@ impl TestCa {
         let key = PrivateKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
         CertificateBundle::new(vec![leaf.der().clone()], key, vec![self.certificate.der().clone()]).unwrap()
     }
+
+    /// A CRL for an hour that revokes nobody.
+    fn crl(&self) -> Crl {
+        let params = CertificateRevocationListParams {
+            this_update: OffsetDateTime::now_utc(),
+            next_update: OffsetDateTime::now_utc() + HOUR,
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Crl::from_der(params.signed_by(&self.issuer).unwrap().der().clone()).unwrap()
+    }
+}
+
+pub(crate) const REVOCATION: Revocation =
+    Revocation { at: OffsetDateTime::UNIX_EPOCH, reason: RevocationReason::KeyCompromise };
+
+pub(crate) fn bundle_and_crls() -> (CertificateBundle, Vec<Crl>) {
+    let ca = TestCa::new();
+    (ca.bundle(), vec![ca.crl()])
 }
 
 pub(crate) fn bundle() -> CertificateBundle {

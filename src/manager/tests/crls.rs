@@ -142,7 +142,7 @@ async fn there_is_no_crl_where_the_ca_has_none_or_none_is_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crl_removed_by_someone_is_put_back_and_the_certificate_stays_usable_meanwhile() {
+async fn a_crl_removed_by_someone_is_put_back() {
     let world = world_with_crl(|_| {});
     world.until(Event::CertIssued, 1).await;
     std::fs::remove_file(world.directory.path().join("certs/ca.crl")).unwrap();
