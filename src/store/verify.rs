@@ -114,9 +114,10 @@ pub(super) fn changed_links(directory: &Directory, crl: CrlFile) -> Result<Vec<C
             // What stands there without a CRL of ours is someone else's, unless it is our link to nothing.
             _ if !file.belongs(crl) && link != StableLink::Ours => continue,
             StableLink::Ours if file.belongs(crl) => continue,
-            StableLink::Ours => ChangeKind::Redirected,
             StableLink::Missing => ChangeKind::Missing,
-            StableLink::PlainFile | StableLink::Foreign | StableLink::Directory => ChangeKind::Redirected,
+            StableLink::Ours | StableLink::PlainFile | StableLink::Foreign | StableLink::Directory => {
+                ChangeKind::Redirected
+            }
         };
         changes.push(Change { path: file.name().to_owned(), kind });
     }
