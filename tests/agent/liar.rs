@@ -47,11 +47,15 @@ impl Authority {
     }
 }
 
+/// Answers what is no order but a question; the connection closes afterwards.
+type Say = Arc<dyn Fn(&mut Stream) + Send + Sync>;
+
 /// A server on loopback whose answer can be changed.
 pub(crate) struct LyingCa {
     pub(crate) address: SocketAddr,
     pub(crate) authority: Arc<Authority>,
     answer: Arc<Mutex<Answer>>,
+    say: Arc<Mutex<Say>>,
     heads: Heads,
 }
 
@@ -76,17 +80,20 @@ impl LyingCa {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Arc::new(|_, _, _| {})));
+        // An older CA, which knows of no questions.
+        let say: Arc<Mutex<Say>> =
+            Arc::new(Mutex::new(Arc::new(|stream| reply(stream, "404 Not Found", "text/plain", b""))));
         let heads = Heads::default();
         let (config, shared, keys) = (Arc::new(config), Arc::clone(&answer), Arc::clone(&authority));
-        let seen = Arc::clone(&heads);
+        let (seen, saying) = (Arc::clone(&heads), Arc::clone(&say));
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
                 let (config, keys, seen) = (Arc::clone(&config), Arc::clone(&keys), Arc::clone(&seen));
-                let answer = Arc::clone(&shared.lock().unwrap());
-                thread::spawn(move || serve(socket, config, &keys, &answer, &seen));
+                let (answer, say) = (Arc::clone(&shared.lock().unwrap()), Arc::clone(&saying.lock().unwrap()));
+                thread::spawn(move || serve(socket, config, &keys, (&answer, &say), &seen));
             }
         });
-        Self { address, authority, answer, heads }
+        Self { address, authority, answer, say, heads }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -97,9 +104,21 @@ impl LyingCa {
         std::fs::write(path, self.authority.root.pem()).unwrap();
     }
 
-    /// The head of the last request, in lower case.
+    /// The head of the last order, in lower case.
     pub(crate) fn last_head(&self) -> String {
-        self.heads.lock().unwrap().last().cloned().unwrap_or_default()
+        let heads = self.heads.lock().unwrap();
+        heads.iter().rfind(|head| head.starts_with("post ")).cloned().unwrap_or_default()
+    }
+
+    /// How often a path was asked for that ends like this.
+    pub(crate) fn asked(&self, end: &str) -> usize {
+        let end = format!("{end} http/1.1\r\n");
+        self.heads.lock().unwrap().iter().filter(|head| head.starts_with("get ") && head.contains(&end)).count()
+    }
+
+    /// What it says from now on to whatever it is asked.
+    pub(crate) fn say(&self, say: impl Fn(&mut Stream) + Send + Sync + 'static) {
+        *self.say.lock().unwrap() = Arc::new(say);
     }
 
     /// What it answers from now on.
@@ -124,12 +143,23 @@ pub(crate) fn success(authority: &Authority, certificate: &str, stream: &mut Str
     reply(stream, "200 OK", "application/json", body.to_string().as_bytes());
 }
 
-fn serve(socket: TcpStream, config: Arc<ServerConfig>, authority: &Authority, answer: &Answer, heads: &Heads) {
+fn serve(
+    socket: TcpStream,
+    config: Arc<ServerConfig>,
+    authority: &Authority,
+    (answer, say): (&Answer, &Say),
+    heads: &Heads,
+) {
     let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
     let Some((head, body)) = read_request(&mut stream) else { return };
+    let question = head.starts_with("get ");
     heads.lock().unwrap().push(head);
-    let Ok(request) = serde_json::from_slice::<crank_agent::wire::CsrRequest>(&body) else { return };
-    answer(authority, &request.csr, &mut stream);
+    if question {
+        say(&mut stream);
+    } else {
+        let Ok(request) = serde_json::from_slice::<crank_agent::wire::CsrRequest>(&body) else { return };
+        answer(authority, &request.csr, &mut stream);
+    }
     stream.conn.send_close_notify();
     let _ = stream.flush();
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::liar::{Authority, LyingCa, Stream, reply, success};
-use crate::processes::Worker;
+use crate::processes::{Worker, until};
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 
 /// A lie, the `kind` of the error it must be found by, and the exit code of `renew` and `init`.
@@ -161,6 +161,71 @@ fn no_lie_replaces_the_last_good_certificate() {
     ca.answer(|authority, csr, stream| success(authority, &authority.sign(csr, |_| {}), stream));
     assert_eq!(worker.run_once(&["renew"]).status.code(), Some(0));
     assert_ne!(worker.serial().unwrap(), serial);
+}
+
+/// What a CA may say where it is asked what there is to know.
+const NONSENSE: &[(&str, fn(&mut Stream))] = &[
+    ("nothing at all", |_| {}),
+    ("a page of HTML", |stream| reply(stream, "200 OK", "text/html", b"<html>")),
+    ("a redirect", |stream| {
+        let _ = stream.write_all(b"HTTP/1.1 307 T\r\nlocation: https://localhost:1/\r\ncontent-length: 0\r\n\r\n");
+    }),
+    ("twenty megabytes", |stream| {
+        reply(stream, "200 OK", "application/json", &vec![b' '; 20 * 1024 * 1024]);
+    }),
+    ("a length that nobody has", |stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551615\r\n\r\n{");
+    }),
+    ("an answer that never ends", |stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(b" ").and_then(|()| stream.flush()).is_ok() {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }),
+    ("a window and a reason of other types", |stream| {
+        let body = br#"{"suggestedWindow":[1,2],"explanation":{},"revoked":null,"crl":7,"roots":"x"}"#;
+        reply(stream, "200 OK", "application/json", body);
+    }),
+    ("control characters", |stream| {
+        let body = r#"{"explanation":"\r\n\u001b[2J{}","suggestedWindow":"\n{\"event\":\"CERT_REVOKED\"}"}"#;
+        reply(stream, "200 OK", "application/json", body.as_bytes());
+    }),
+    ("a CRL that is none", |stream| {
+        let body = b"-----BEGIN X509 CRL-----\nMAUwAwIBAQ==\n-----END X509 CRL-----\n";
+        reply(stream, "200 OK", "application/x-pem-file", body);
+    }),
+    ("that it is not to be asked for a thousand years", |stream| {
+        let head = b"HTTP/1.1 503 Gone\r\nretry-after: 31536000000\r\ncontent-length: 0\r\n\r\n";
+        let _ = stream.write_all(head);
+    }),
+];
+
+#[test]
+fn nothing_that_a_ca_says_of_a_certificate_harms_the_agent() {
+    let ca = LyingCa::start();
+    let directory = tempfile::tempdir().unwrap();
+    let worker = worker_of(&ca, directory.path()).with("CRANK_SCHEDULE_MAX_BACK_OFF", "10s");
+    ca.answer(|authority, csr, stream| success(authority, &authority.sign(csr, |_| {}), stream));
+    worker.start().event("CERT_ISSUED", 1);
+    let serial = worker.serial();
+    for (lie, say) in NONSENSE {
+        let asked = || (ca.asked("/renewal-info"), ca.asked("/ca/crl"));
+        let before = asked();
+        ca.say(say);
+        let mut agent = worker.start();
+        agent.event("CERT_ADOPTED", 1);
+        until(lie, || (asked().0 > before.0 && asked().1 > before.1).then_some(()));
+        assert_eq!(worker.run_once(&["health"]).status.code(), Some(0), "{lie}");
+        assert!(agent.is_running(), "{lie}");
+        assert_eq!((agent.count("CERT_REVOKED"), agent.count("RENEWAL_REQUESTED")), (0, 0), "{lie}");
+        assert_eq!(worker.serial(), serial, "{lie}");
+        for line in agent.log().lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|_| panic!("{lie}: not JSON: {line}"));
+        }
+        let after = asked();
+        assert!(after.0 - before.0 < 5 && after.1 - before.1 < 5, "{lie}: {before:?} {after:?}");
+    }
+    assert!(!worker.certificates().join("ca.crl").exists());
 }
 
 #[test]
