@@ -87,52 +87,6 @@ impl Schedule {
         self.not_before = now.boot.saturating_add(self.timing.min_interval);
     }
 
-    /// Whatever a CA wishes, certificates are not replaced time after time: the pause between two that it wished for doubles
-    /// while they follow on each other.
-    fn count_wish(&mut self, now: Now) {
-        let wished = matches!(self.wanted(now), Some(RenewReason::Revoked | RenewReason::Suggested));
-        let soon = now.boot.saturating_sub(self.installed) < WISH_CALM;
-        self.wishes = match (wished, soon) {
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => self.wishes.saturating_add(1),
-        };
-        let pause = self.timing.min_interval.saturating_mul(2_u32.saturating_pow(self.wishes.saturating_sub(1)));
-        self.no_wish_before = now.boot.saturating_add(pause.min(WISH_PAUSE_LIMIT));
-        self.installed = now.boot;
-    }
-
-    /// The CA suggests a window for the certificate in force. Returns the record to keep; `None` when nothing changed.
-    pub fn suggest(&mut self, window: Window, jitter: Jitter) -> Option<RenewalRecord> {
-        let record = &mut self.tracked.as_mut()?.record;
-        if record.suggestion.is_some_and(|suggestion| suggestion.window == window) {
-            return None;
-        }
-        record.suggestion = Some(Suggestion { window, at: window.draw(jitter) });
-        Some(*record)
-    }
-
-    /// Whether the certificate in force is to be renewed earlier because the CA suggests it, and not by chance only: by a
-    /// window that opens before the agent's own rule ever would have it renewed.
-    #[must_use]
-    pub fn hastened(&self) -> Option<Suggestion> {
-        let Tracked { validity, record, .. } = self.tracked?;
-        let suggestion = record.suggestion?;
-        let own = self.timing.own_renewal_instant(validity, record);
-        let earliest = self.timing.own_renewal_instant(validity, RenewalRecord { jitter: Jitter::LEAST, ..record });
-        (suggestion.at < own && suggestion.window.start() < earliest).then_some(suggestion)
-    }
-
-    /// The certificate in force was revoked. Returns the record to keep; `None` when that is known.
-    pub fn revoked(&mut self, revocation: Revocation) -> Option<RenewalRecord> {
-        let record = &mut self.tracked.as_mut()?.record;
-        if record.revoked.is_some() {
-            return None;
-        }
-        record.revoked = Some(revocation);
-        Some(*record)
-    }
-
     /// An existing certificate was taken over: an attempt may follow at once, if it is due.
     pub fn adopted(&mut self, validity: Validity, record: RenewalRecord) {
         self.tracked = Some(Tracked { validity, record, warned: false, expired: false });
@@ -389,12 +343,6 @@ const NOTICEABLE: Duration = Duration::from_secs(10);
 
 /// A CA cannot silence an agent for longer.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(1);
-
-/// The longest pause between two certificates that a CA wishes to see replaced at once.
-const WISH_PAUSE_LIMIT: Duration = Duration::from_hours(1);
-
-/// Wishes that are further apart do not follow on each other. Above the longest pause, or it would never be reached.
-const WISH_CALM: Duration = Duration::from_hours(2);
 
 /// Between a change of a credential file and the attempt with it.
 const CREDENTIAL_SETTLE: Duration = Duration::from_secs(1);

@@ -254,8 +254,7 @@ async fn dispatch(action: Action, manager: Arc<CertificateAuthorityManager>, req
 async fn enrol(manager: &CertificateAuthorityManager, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let (context, peer) = parts_of(&parts)?;
-    let body = read_limited(&parts.headers, body).await?;
-    peer.activity.begin();
+    let body = read_limited(&parts, body).await?;
     let credentials = credentials(&parts.headers, &peer.certificate);
     let issued = manager.enrol(credentials, &body, context).await;
     answers::issued(manager, certificate_issued(issued, context)?)
@@ -285,14 +284,20 @@ fn certificate_issued(
 }
 
 /// Reads the body, however long it says it is, no further than [`REQUEST_LIMIT`].
-async fn read_limited(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+/// Until it is there the connection is idle, and from then on it is not.
+async fn read_limited(parts: &Parts, body: Body) -> Result<Bytes, Problem> {
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "expected a body of at most 64 KiB");
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > REQUEST_LIMIT as u64) {
         return Err(too_large());
     }
     match Limited::new(body, REQUEST_LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => {
+            if let Some(peer) = parts.extensions.get::<Peer>() {
+                peer.activity.begin();
+            }
+            Ok(collected.to_bytes())
+        }
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body did not arrive whole")),
     }

@@ -1,5 +1,7 @@
 //! Owns [`Crl`]: a certificate revocation list that parses, what it says, and the checks before it is published.
 
+mod der;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,14 +10,15 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use time::OffsetDateTime;
 use webpki::BorrowedCertRevocationList;
 use x509_parser::asn1_rs::Any;
-use x509_parser::extensions::{ParsedExtension, X509Extension};
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::time::ASN1Time;
 
 use super::metadata::serial_text;
 use crate::crypto::crypto_provider;
 use crate::policy::RevocationReason;
 use crate::printable::printable;
+
+use der::{Facts, Signed, authority_key_of};
 
 /// A complete CRL of version 2 (RFC 5280, section 5) with number and next update: what the TLS library takes, too. Cheap to
 /// clone. It parses; who signed it, [`check_signature`](Self::check_signature) tells.
@@ -283,92 +286,12 @@ pub fn crls_to_pem(crls: &[Crl]) -> String {
     crls.iter().map(|crl| encode_string("X509 CRL", pkcs8::LineEnding::LF, &crl.der).unwrap_or_default()).collect()
 }
 
-/// The fields that the TLS library reads and keeps to itself.
-struct Facts {
-    issuer: Vec<u8>,
-    authority_key: Option<Vec<u8>>,
-    number: CrlNumber,
-    this_update: OffsetDateTime,
-    next_update: OffsetDateTime,
-}
-
-impl Facts {
-    fn read(der: &[u8]) -> Option<Self> {
-        let (_, list) = Any::from_der(der).ok()?;
-        let (_, to_be_signed) = Any::from_der(list.data).ok()?;
-        let (rest, _version) = Any::from_der(to_be_signed.data).ok()?;
-        let (from_issuer, _algorithm) = Any::from_der(rest).ok()?;
-        let (rest, _) = Any::from_der(from_issuer).ok()?;
-        let issuer = from_issuer.get(..from_issuer.len().checked_sub(rest.len())?)?;
-        let (rest, this_update) = ASN1Time::from_der(rest).ok()?;
-        let (mut rest, next_update) = ASN1Time::from_der(rest).ok()?;
-        let mut extensions = Vec::new();
-        while !rest.is_empty() {
-            let (after, field) = Any::from_der(rest).ok()?;
-            rest = after;
-            // The entries come first, where there are any: a plain sequence.
-            if field.header.is_contextspecific() {
-                let (_, sequence) = Any::from_der(field.data).ok()?;
-                extensions = read_extensions(sequence.data)?;
-            }
-        }
-        let number = extensions.iter().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::CRLNumber(number) => CrlNumber::from_bytes(&number.to_bytes_be()),
-            _ => None,
-        });
-        Some(Self {
-            issuer: issuer.to_vec(),
-            authority_key: authority_key_of(&extensions),
-            number: number?,
-            this_update: this_update.to_datetime(),
-            next_update: next_update.to_datetime(),
-        })
-    }
-}
-
-/// The three parts of what is signed.
-struct Signed<'a> {
-    message: &'a [u8],
-    algorithm: &'a [u8],
-    signature: &'a [u8],
-}
-
-impl<'a> Signed<'a> {
-    fn read(der: &'a [u8]) -> Option<Self> {
-        let (_, list) = Any::from_der(der).ok()?;
-        let (rest, _) = Any::from_der(list.data).ok()?;
-        let message = list.data.get(..list.data.len().checked_sub(rest.len())?)?;
-        let (rest, algorithm) = Any::from_der(rest).ok()?;
-        let (_, signature) = Any::from_der(rest).ok()?;
-        // The first octet of a bit string counts unused bits.
-        let signature = signature.data.strip_prefix(&[0])?;
-        Some(Self { message, algorithm: algorithm.data, signature })
-    }
-}
-
 impl CrlNumber {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut number = [0; 20];
         number.get_mut(20_usize.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
         Some(Self(number))
     }
-}
-
-fn read_extensions(mut rest: &[u8]) -> Option<Vec<X509Extension<'_>>> {
-    let mut extensions = Vec::new();
-    while !rest.is_empty() && extensions.len() < EXTENSIONS_LIMIT {
-        let (after, extension) = X509Extension::from_der(rest).ok()?;
-        extensions.push(extension);
-        rest = after;
-    }
-    Some(extensions)
-}
-
-fn authority_key_of(extensions: &[X509Extension<'_>]) -> Option<Vec<u8>> {
-    extensions.iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(key) => key.key_identifier.as_ref().map(|key| key.0.to_vec()),
-        _ => None,
-    })
 }
 
 fn malformed(error: &webpki::Error) -> CrlError {
@@ -390,9 +313,6 @@ fn reason(code: webpki::RevocationReason) -> RevocationReason {
 
 /// The most CRLs taken from a CA: one for each issuer of the mesh.
 pub const CRLS_LIMIT: usize = 16;
-
-/// More than any CRL has.
-const EXTENSIONS_LIMIT: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,9 @@ impl fmt::Display for CaConfig {
 #[derive(Serialize)]
 struct Tables<'a> {
     limits: LimitSettings,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     issuers: Vec<&'a IssuerSettings>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     anonymous: Vec<AnonymousSettings>,
 }
 

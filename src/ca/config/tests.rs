@@ -19,6 +19,13 @@ fn an_empty_file_with_a_data_directory_gives_the_defaults() {
 }
 
 #[test]
+fn the_defaults_read_back_as_they_are_printed() {
+    let config = resolve("data_dir = '/var/lib/crank-ca'").unwrap();
+    let text = config.to_string();
+    assert_eq!(resolve(&text), Ok(config), "{text}");
+}
+
+#[test]
 fn every_key_is_taken() {
     let config = resolve(
         "data_dir = '/d'\nlisten = '[::1]:1'\nnames = ['ca', '10.0.0.7']\nlifetime = '2m'\nenvironment = 'development'\n\

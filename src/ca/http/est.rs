@@ -41,7 +41,7 @@ pub(super) async fn enrol(
     let (parts, body) = request.into_parts();
     let (context, peer) = parts_of(&parts)?;
     check_media_type(&parts.headers)?;
-    let body = read_limited(&parts.headers, body).await?;
+    let body = read_limited(&parts, body).await?;
     let (credentials, claimed) = est_credentials(&parts.headers, &peer.certificate);
     let issued = manager.enrol_by_est(operation, credentials, claimed.as_deref(), &body, context).await;
     let issued = certificate_issued(issued, context).map_err(Problem::with_basic)?;

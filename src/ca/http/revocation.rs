@@ -26,7 +26,7 @@ pub(super) async fn revoke(manager: &CertificateAuthorityManager, request: Reque
     let (mut parts, body) = request.into_parts();
     let actor = caller(manager, &parts).await?.actor().map_err(|error| Problem::from(&error))?;
     let serial = serial(&mut parts).await;
-    let body = read_limited(&parts.headers, body).await?;
+    let body = read_limited(&parts, body).await?;
     let reason = reason(parts.uri.query(), &body)?;
     let Some(context) = parts.extensions.get::<Context>() else {
         return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request lost its context"));

@@ -9,6 +9,7 @@ use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::state::Database;
 use crate::ca::{EnrolmentError, InitOptions};
 use crate::clock::SystemClock;
+use crate::clock::testing::TestClock;
 use crate::config::Environment;
 use crate::identity::csr::generate_csr;
 use crate::identity::{CertificateMetadata, KeyType, PrivateKey, RequestedIdentity, SubjectAltName, TrustDomain};
@@ -36,7 +37,7 @@ impl Policy for Rules {
         worker: &'a WorkerId,
         asked: &'a Capabilities,
     ) -> PolicyAnswer<'a, ValidityPeriod> {
-        Box::pin(async move { DefaultPolicy::default().certificate_validity_period(worker, asked).await })
+        Box::pin(async { DefaultPolicy::default().certificate_validity_period(worker, asked).await })
     }
 
     fn should_renew_certificate<'a>(
@@ -49,15 +50,15 @@ impl Policy for Rules {
 
     fn revoke_certificate<'a>(
         &'a self,
-        _: &'a WorkerId,
-        _: RevocationReason,
-        _: &'a Actor,
+        worker: &'a WorkerId,
+        reason: RevocationReason,
+        actor: &'a Actor,
     ) -> PolicyAnswer<'a, Decision> {
-        Box::pin(async {
+        Box::pin(async move {
             match self {
                 Self::Deny => Ok(Decision::deny("not on Sundays")),
                 Self::Fail => Err(PolicyError { reason: "out of order".to_owned() }),
-                Self::Default => Ok(Decision::allow("whoever")),
+                Self::Default => DefaultPolicy::default().revoke_certificate(worker, reason, actor).await,
             }
         })
     }
@@ -70,6 +71,10 @@ struct Ca {
 
 impl Ca {
     async fn with(rules: Rules) -> Self {
+        Self::at(rules, Arc::new(SystemClock)).await
+    }
+
+    async fn at(rules: Rules, clock: Arc<dyn Clock>) -> Self {
         let directory = TempDir::new().unwrap();
         let data = directory.path().join("ca");
         let options = InitOptions::new(TrustDomain::new("crank.local").unwrap());
@@ -79,7 +84,7 @@ impl Ca {
             &Database::Sqlite,
             Box::new(rules),
             Environment::Production,
-            Arc::new(SystemClock),
+            clock,
         )
         .await
         .unwrap();
@@ -185,4 +190,30 @@ async fn every_revocation_is_on_the_next_crl_and_numbers_grow() {
     assert!(ca.manager.sign_due_crls().await.unwrap());
     assert!(number() > first);
     assert!(!ca.manager.sign_due_crls().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_crl_is_signed_at_half_of_its_life_and_again_when_it_has_run_out() {
+    let clock = Arc::new(TestClock::at(OffsetDateTime::now_utc()));
+    let ca = Ca::at(Rules::Default, Arc::clone(&clock) as Arc<dyn Clock>).await;
+    let mut signed = Vec::new();
+    // Half of a day is over with the second step; the CA is down for a month before the last.
+    for hours in [0, 11, 1, 11, 1, 720] {
+        clock.step(time::Duration::hours(hours));
+        signed.push(ca.manager.sign_due_crls().await.unwrap());
+        let next_update = ca.manager.standing.with(|known| known.crls.current().unwrap().next_update);
+        assert!(next_update - clock.now().wall >= time::Duration::hours(12));
+    }
+    assert_eq!(signed, [true, false, true, false, true, true]);
+}
+
+#[tokio::test]
+async fn what_was_known_stays_known_while_the_record_fails() {
+    let ca = Ca::with(Rules::Default).await;
+    let serial = ca.fresh("streaming").await;
+    ca.revoke(&Actor::Operator, &serial, RevocationReason::Unspecified).await.unwrap();
+    ca.manager.state.close().await;
+    assert!(ca.manager.look().await.is_err());
+    assert!(ca.manager.sign_due_crls().await.is_err());
+    assert!(ca.is_known_revoked(&serial));
 }
