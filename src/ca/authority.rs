@@ -400,7 +400,8 @@ fn awaits_import(data_dir: &Path) -> AuthorityError {
     AuthorityError::AwaitsImport { data_dir: data_dir.to_owned(), request }
 }
 
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+/// SHA-256 of a certificate, as `sha256:` and 64 hexadecimal digits.
+pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     sha256(certificate).iter().fold(String::from("sha256:"), |text, byte| format!("{text}{byte:02x}"))
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::Admins;
 use super::admission::Admission;
-use super::authority::{Authority, CaCertificate, InitOptions, KeySettings, Stamp};
+use super::authority::{Authority, CaCertificate, InitOptions, KeySettings, Stamp, fingerprint};
 use super::crl::DEFAULT_CRL_LIFETIME;
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
 use super::renewal_info::{RenewalInfo, RenewalOrders, Subject, Waiters};
@@ -193,7 +193,7 @@ impl CertificateAuthorityManager {
 
     /// What is to be said about the renewal of a certificate.
     pub(super) fn renewal_info(&self, subject: &Subject) -> RenewalInfo {
-        let roots = [self.authority().public().root_fingerprint.clone()];
+        let roots: Vec<String> = self.authority().roots().iter().map(|root| fingerprint(root)).collect();
         self.standing.with(|known| RenewalInfo::new(subject, known, &roots, self.explanation_url.as_deref()))
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crank_agent::ca::{Admins, Selector};
+use crank_agent::ca::{Admins, Database, Selector, Tokens};
+use crank_agent::clock::SystemClock;
+use crank_agent::identity::WorkerId;
 use reqwest::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use reqwest::{Client, Response};
 use serde_json::Value;
@@ -322,4 +324,61 @@ async fn an_order_by_command_reaches_a_serving_process_within_a_second() {
     ] {
         assert_eq!(rotate(bad).status.code(), Some(code), "{bad:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute"]
+async fn five_thousand_wait_in_little_memory() {
+    const CONNECTIONS: usize = 5_000;
+    let directory = Directory::with_ca();
+    // Half of all connections are for one source, three quarters of all may wait.
+    let process = Process::start_under(&["env", "CRANK_CA_MAX_CONNECTIONS=12000"], &directory);
+    let of_process = |name: &str| format!("/proc/{}/{name}", process.pid());
+    let memory = || {
+        let status = std::fs::read_to_string(of_process("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let files = || std::fs::read_dir(of_process("fd")).unwrap().count();
+    let data = directory.path("ca");
+    let tokens = Tokens::open(&data, &Database::Sqlite, std::sync::Arc::new(SystemClock)).await.unwrap();
+    let anyone = client_with_config(client_config(&directory.root_pem(), None));
+    let url = format!("https://localhost:{}", process.port);
+    let mut polls = tokio::task::JoinSet::new();
+    let before = memory();
+    // Three to a certificate are all that may wait, so a third of them enrols.
+    let mut open = 0;
+    while open < CONNECTIONS {
+        let (key, csr) = key_and_csr(&identity("streaming", &[]));
+        let worker = WorkerId::new("streaming").unwrap();
+        let token = tokens.create(worker, Duration::from_mins(10), []).await.unwrap();
+        let chain = process.enrol(&anyone, Some(token.secret.expose()), &csr).await.chain();
+        let serial = super::harness::serial_of(&chain[0]);
+        let config = client_config(&directory.root_pem(), Some((chain, key.to_rustls())));
+        for _ in 0..3 {
+            let (client, url, serial) = (client_with_config(config.clone()), url.clone(), serial.clone());
+            polls.spawn(async move {
+                let known = ask(&client, &url, &serial).await;
+                wait(&client, &url, &serial, &known.etag, 300).await
+            });
+            open += 1;
+        }
+    }
+    eventually("all of them are connected", || async { files() >= CONNECTIONS }).await;
+    let during = memory();
+    println!(
+        "{} KiB before, {} KiB with {CONNECTIONS} waiting: {} KiB each",
+        before,
+        during,
+        (during - before) / CONNECTIONS as u64
+    );
+    let told = Instant::now();
+    let output =
+        crank_ca(&["rotate", "--data-dir", &directory.data(), "--all", "--within", "1h", "--explanation", "x"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ordered = Instant::now();
+    while let Some(answer) = polls.join_next().await {
+        assert_eq!(answer.unwrap().body["explanation"], "x");
+    }
+    println!("ordered in {:?}, all told {:?} later; {} KiB", ordered - told, ordered.elapsed(), memory());
 }

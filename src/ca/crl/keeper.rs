@@ -26,9 +26,9 @@ impl CertificateAuthorityManager {
     /// that was known is on a CRL that is on record and served.
     ///
     /// # Errors
-    /// When the record fails or a CRL cannot be signed.
+    /// When the record fails or a CRL cannot be signed; those of other issuers are.
     pub(crate) async fn sign_due_crls(&self) -> Result<bool, CrlError> {
-        let mut signed = false;
+        let (mut signed, mut failed) = (false, None);
         let now = self.clock.now().wall;
         for issuer in self.authority().signers() {
             let digest = issuer.digest();
@@ -36,14 +36,16 @@ impl CertificateAuthorityManager {
                 .standing
                 .with(|known| is_due(known.crls.of(&digest), known.last_revocation(&digest), self.crl_lifetime, now));
             if due {
-                self.sign_next(Arc::clone(issuer), digest).await?;
-                signed = true;
+                match self.sign_next(Arc::clone(issuer), digest).await {
+                    Ok(()) => signed = true,
+                    Err(error) => failed = failed.or(Some(error)),
+                }
             }
         }
         if signed {
             self.look().await?;
         }
-        Ok(signed)
+        failed.map_or(Ok(signed), Err)
     }
 
     /// Reserve, sign, record: as with certificates.

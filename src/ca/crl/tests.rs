@@ -114,6 +114,26 @@ fn an_entry_is_left_out_once_it_was_on_a_crl_signed_after_its_end() {
     assert_eq!(end(Some(NOW + 9 * hour)), NOW - LIFETIME);
 }
 
+#[test]
+fn of_several_issuers_pem_has_all_and_der_the_current_one() {
+    let of = |issuer: u8, der: &[u8]| {
+        let record = CrlRecord { number: 1, revision: 1, this_update: NOW, next_update: NOW, der: der.to_vec() };
+        Crl::new([issuer; 32], record)
+    };
+    let one = CrlSet::new(vec![of(1, b"one")]);
+    assert_eq!(one.etag(), etag_of(b"one"));
+    let both = CrlSet::new(vec![of(2, b"two"), of(1, b"one")]);
+    assert_eq!(both.current().unwrap().der, &b"two"[..]);
+    assert_eq!(both.of(&[1; 32]).unwrap().der, &b"one"[..]);
+    assert_eq!(both.of(&[3; 32]), None);
+    let text = String::from_utf8(both.pem().to_vec()).unwrap();
+    assert_eq!(text, pem(both.current().unwrap()) + &pem(one.current().unwrap()));
+    // A new one of either is news.
+    let tags = [CrlSet::new(vec![of(2, b"two"), of(1, b"new")]), CrlSet::new(vec![of(2, b"new"), of(1, b"one")])];
+    assert!(tags.iter().all(|set| set.etag() != both.etag()));
+    assert_eq!(CrlSet::default().current(), None);
+}
+
 proptest! {
     #[test]
     fn numbers_grow_and_times_are_in_order_whatever_the_clock_does(
