@@ -30,6 +30,9 @@ mod limits;
 mod lint;
 #[path = "ca/lost_replies.rs"]
 mod lost_replies;
+#[cfg(feature = "pkcs11")]
+#[path = "ca/pkcs11.rs"]
+mod pkcs11;
 #[path = "ca/policy.rs"]
 mod policy;
 #[path = "ca/problems.rs"]

@@ -74,12 +74,14 @@ impl Process {
     }
 
     fn start_by(mut command: Command, directory: &Directory) -> Self {
-        let mut child = command
-            .args(["serve", "--data-dir", &directory.data(), "--listen", "127.0.0.1:0", "--dns", "localhost"])
-            .env_clear()
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.args(["serve", "--data-dir", &directory.data(), "--listen", "127.0.0.1:0", "--dns", "localhost"]);
+        command.env_clear();
+        Self::of(command)
+    }
+
+    /// Starts `command`, which serves.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, log) = std::sync::mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));

@@ -126,20 +126,24 @@ impl KeySettings {
 
     fn passphrase(&self) -> Result<Option<Zeroizing<Vec<u8>>>, AuthorityError> {
         let Some(path) = &self.passphrase_file else { return Ok(None) };
-        let content = files::read_private(path)?;
-        let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
-        // The group may read: that is how a volume of secrets is given to a process that is not root.
-        if mode & 0o027 != 0 {
-            return Err(AuthorityError::Exposed { path: path.clone(), mode, fix: "600" });
-        }
-        let line = content.strip_suffix(b"\n").unwrap_or(&content);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() || line.contains(&b'\n') {
-            let reason = "expected a passphrase of one line".to_owned();
-            return Err(AuthorityError::Locked { path: path.clone(), reason });
-        }
-        Ok(Some(Zeroizing::new(line.to_vec())))
+        secret_line(path, "expected a passphrase of one line").map(Some)
     }
+}
+
+/// The one line of a file that holds a secret.
+pub(super) fn secret_line(path: &Path, expected: &str) -> Result<Zeroizing<Vec<u8>>, AuthorityError> {
+    let content = files::read_private(path)?;
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+    // The group may read: that is how a volume of secrets is given to a process that is not root.
+    if mode & 0o027 != 0 {
+        return Err(AuthorityError::Exposed { path: path.to_owned(), mode, fix: "600" });
+    }
+    let line = content.strip_suffix(b"\n").unwrap_or(&content);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() || line.contains(&b'\n') {
+        return Err(AuthorityError::Locked { path: path.to_owned(), reason: expected.to_owned() });
+    }
+    Ok(Zeroizing::new(line.to_vec()))
 }
 
 fn encrypted_document(pem: &[u8]) -> Option<SecretDocument> {
