@@ -32,8 +32,10 @@ mod issuers;
 mod limits;
 mod manager;
 mod oidc;
+mod records;
 mod renewal_info;
 mod request;
+mod retention;
 mod revocation;
 mod server;
 mod sign;
@@ -59,6 +61,11 @@ pub use issuers::Unexpired;
 pub use limits::{Budget, LimitSettings, RequestLimits};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
 pub use oidc::{IssuerKind, IssuerSettings, TokenIssuer, TokenRefusal};
+pub use records::{
+    BackupError, BackupReport, CertificateHistory, CertificateQuery, CertificateRecord, CertificateStatus, CheckReport,
+    DecisionQuery, IdentityQuery, IdentityRecord, IdentityState, Order, Page, Position, Record, Records, RestoreReport,
+    RevocationRecord, SerialPrefix, UnusedTokens, WorkerHistory, WorkerPattern, csv_cells, restore, write_json_line,
+};
 pub use renewal_info::{OrderError, PlacedOrder, RenewalOrder, RenewalOrders, Selector, SelectorError};
 pub use request::CsrRefusal;
 #[doc(hidden)]
@@ -69,7 +76,7 @@ pub use revocation::{
 };
 pub use server::{DRAIN_DEADLINE, RunningCa, Server};
 pub use sign::SignError;
-pub use state::{Database, PostgresServer, StateError, TokenRecord};
+pub use state::{Counts, Database, DecisionRecord, PostgresServer, StateError, TokenRecord};
 pub use token::{CreatedToken, TokenError, TokenSecret, Tokens};
 
 /// A CA that cannot be made, started or kept running.

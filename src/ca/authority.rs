@@ -27,7 +27,7 @@ use crate::identity::{KeyType, SubjectAltName, TrustDomain};
 use content::{CROSS, Content, FORMER, ISSUER, ISSUER_KEY, IssuerFiles, NEXT, ROOT, ROOT_KEY};
 pub use error::AuthorityError;
 use files::Settings;
-pub(crate) use files::{Lock, Stamp, check_private, create_private};
+pub(crate) use files::{Lock, Stamp, check_not_writable_by_others, check_private, create_private};
 use generate::Generation;
 pub use import::{ImportKey, ImportOptions, Imported};
 pub use issuing::IssuerState;

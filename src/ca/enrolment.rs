@@ -22,7 +22,7 @@ use super::est::{self, EstOperation};
 use super::manager::CertificateAuthorityManager;
 use super::request::{self, KeyRequest};
 use super::sign::{CertifiableKey, LeafPlan, Serial, SignError, Subject, sign};
-use super::state::{Issuance, IssuedWith, Recorded, Reservation, Reserved, StateError};
+use super::state::{DecisionRecord, Issuance, IssuedWith, Recorded, Reservation, Reserved, StateError};
 use crate::crypto::sha256;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, PrivateKey, SubjectAltName, WorkerId};
@@ -288,12 +288,20 @@ impl CertificateAuthorityManager {
         let worker_id = &requester.worker_id;
         let decision = decided(self.policy.can_issue_certificate(worker_id, &capabilities)).await?;
         audit.decided(&decision);
+        let record = |hook, decision| {
+            let at = self.clock.now().wall;
+            DecisionRecord::new(hook, decision, worker_id, &context.correlation_id, at)
+        };
+        let issuance = record("can_issue_certificate", &decision);
         if !decision.is_allowed() {
+            self.state.record_decisions(vec![issuance]).await?;
             return Err(EnrolmentError::Denied(decision));
         }
         let period = decided(self.policy.certificate_validity_period(worker_id, &capabilities)).await?;
         if !period.decision.is_allowed() {
             audit.decided(&period.decision);
+            let validity = record("certificate_validity_period", &period.decision);
+            self.state.record_decisions(vec![issuance, validity]).await?;
             return Err(EnrolmentError::Denied(period.decision));
         }
         // Of those who ask at once with the same credential, the first may have got what the others ask for.
@@ -301,6 +309,7 @@ impl CertificateAuthorityManager {
         if glance.is_overtaken()
             && let Some(again) = self.repeat(&authority, requester, &key, &capabilities.names, audit).await?
         {
+            self.state.record_decisions(vec![issuance]).await?;
             return Ok(again);
         }
         let now = self.clock.now().wall;
@@ -316,7 +325,7 @@ impl CertificateAuthorityManager {
         let credential = &requester.credential;
         let reservation =
             reservation(&authority, &plan, Some(worker_id), credential.kind(), credential.id(), context, now);
-        let reservation = Reservation { decision_id: decision.id.clone(), ..reservation };
+        let reservation = Reservation { decision_id: decision.id.clone(), decisions: vec![issuance], ..reservation };
         audit.reserved(&reservation.serial);
         let der = match self.sign_recorded(&authority, &plan, reservation, credential).await {
             // Another process that serves this CA was faster, or somebody with the same token before its turn here.
@@ -409,6 +418,7 @@ fn reservation(
         credential: credential.to_owned(),
         source: context.source.map(|source| source.to_string()).unwrap_or_default(),
         decision_id: String::new(),
+        decisions: Vec::new(),
         correlation_id: context.correlation_id.clone(),
         at,
     }

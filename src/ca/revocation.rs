@@ -17,7 +17,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::enrolment::Context;
-use super::state::{NewRevocation, RevocationRecord, State};
+use super::state::{DecisionRecord, NewRevocation, RevocationRecord, State};
 use crate::clock::Clock;
 use crate::identity::WorkerId;
 use crate::policy::{Actor, Decision, Policy, PolicyError, RevocationReason};
@@ -93,6 +93,9 @@ impl Revoker<'_> {
         if record.revoked_at.is_none() {
             let decision = decide(self.policy, actor, &worker_id, reason).await?;
             audit.decided(&decision);
+            let (hook, at) = ("revoke_certificate", self.clock.now().wall);
+            let record = DecisionRecord::new(hook, &decision, &worker_id, &context.correlation_id, at);
+            self.state.record_decisions(vec![record]).await?;
             if !decision.is_allowed() {
                 return Err(RevocationError::Denied(decision));
             }

@@ -21,6 +21,7 @@ use super::admission::{Admission, LONGEST_GRACE};
 use super::http::Site;
 use super::limits::{Place, Source};
 use super::manager::CertificateAuthorityManager;
+use super::retention::Retention;
 use super::{CaConfig, CaConfigReport, CaError, Deadlines, Tokens};
 use crate::clock::Clock;
 use crate::identity::{SubjectAltName, TrustDomain};
@@ -101,6 +102,7 @@ impl Server {
             acceptor,
             manager: Arc::clone(&manager),
             certificate,
+            retention: Retention::new(manager.state.clone(), clock, config.retention),
             max_connections: config.max_connections,
             deadlines: config.deadlines,
             cancel,
@@ -171,6 +173,7 @@ struct Serving {
     acceptor: watch::Sender<TlsAcceptor>,
     manager: Arc<CertificateAuthorityManager>,
     certificate: Arc<ServerCertificate>,
+    retention: Retention,
     max_connections: usize,
     deadlines: Deadlines,
     cancel: CancellationToken,
@@ -188,6 +191,7 @@ impl Serving {
         let renewed = Arc::clone(&self.certificate).keep_renewed(self.acceptor.clone(), self.cancel.clone());
         let followed = Arc::clone(&self.manager).follow_directory(self.cancel.clone());
         let mut renewal = tokio::spawn(async { tokio::join!(renewed, followed) });
+        let retention = tokio::spawn(self.retention.clone().run(self.cancel.clone()));
         loop {
             let accepted = async {
                 let (stream, address, place) = self.admitted().await;
@@ -227,6 +231,7 @@ impl Serving {
         }
         renewal.abort();
         crls.abort();
+        retention.abort();
         self.manager.state.close().await;
     }
 }

@@ -4,10 +4,15 @@
 mod backend;
 mod by_issuer;
 mod certificates;
+mod copying;
 mod crls;
+mod decisions;
 mod issuing;
+mod listing;
 mod orders;
+mod retention;
 mod revocations;
+mod rows;
 mod tokens;
 mod writer;
 
@@ -24,7 +29,11 @@ use writer::Writer;
 
 pub use backend::{Database, PostgresServer};
 pub(crate) use certificates::{Issuance, IssuedRecord, IssuedWith, Recorded, Reservation, Reserved};
+pub use copying::Counts;
 pub(crate) use crls::CrlRecord;
+pub use decisions::DecisionRecord;
+pub(crate) use issuing::follows_from;
+pub(crate) use retention::Forgotten;
 pub(crate) use revocations::{NewRevocation, RevocationRecord};
 pub(crate) use tokens::NewToken;
 pub use tokens::TokenRecord;

@@ -104,6 +104,14 @@ impl Postgres {
         (output.status.success(), text.trim().to_owned())
     }
 
+    /// Runs one of its programs on a database, with standard input and output as given.
+    pub(crate) fn run(&self, program: &str, database: &str, arguments: &[&str], input: Stdio, output: Stdio) {
+        let mut command = self.command(program);
+        command.arg("--host").arg(self.directory.path()).args(["--port", &self.port.to_string()]);
+        command.args(["--username=crank", "--dbname", database]).args(arguments).stdin(input).stdout(output);
+        assert!(command.status().unwrap().success(), "{command:?}");
+    }
+
     /// The URL of a database by the Unix socket.
     pub(crate) fn url(&self, database: &str) -> String {
         let host = self.directory.path().display();

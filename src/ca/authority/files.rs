@@ -241,7 +241,7 @@ pub(crate) fn check_private(path: &Path, fix: &'static str) -> Result<(), Author
 }
 
 /// Refuses a directory in which group or others could replace files.
-pub(super) fn check_not_writable_by_others(path: &Path) -> Result<(), AuthorityError> {
+pub(crate) fn check_not_writable_by_others(path: &Path) -> Result<(), AuthorityError> {
     check_mode(path, 0o022, "700")
 }
 

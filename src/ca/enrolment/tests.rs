@@ -117,6 +117,10 @@ async fn a_policy_that_denies_is_heard_with_its_reason_and_the_token_stays_good(
     for _ in 0..2 {
         let error = fixture.enrol(&token, "streaming").await.unwrap_err();
         assert!(error.to_string().starts_with("denied by policy: not on Fridays (decision dec_"), "{error}");
+        let EnrolmentError::Denied(decision) = error else { panic!("{error}") };
+        let record = fixture.manager.state.decision(&decision.id).await.unwrap().unwrap();
+        assert_eq!((record.hook.as_str(), record.outcome), ("can_issue_certificate", decision.outcome));
+        assert_eq!((record.reason.as_str(), record.correlation_id.as_str()), ("not on Fridays", "req_1"));
     }
     assert_eq!(fixture.manager.issued_count().await.unwrap(), 0);
 }
@@ -341,6 +345,7 @@ async fn a_serial_reserved_before_a_crash_does_not_block_token_or_key() {
         credential: fixture.manager.tokens().list().await.unwrap().remove(0).id,
         source: String::new(),
         decision_id: "dec_1".to_owned(),
+        decisions: Vec::new(),
         correlation_id: "req_1".to_owned(),
         at: now,
     };
@@ -348,5 +353,29 @@ async fn a_serial_reserved_before_a_crash_does_not_block_token_or_key() {
     let csr = csr_of(&fixture.identity("streaming"), &key);
     let issued = fixture.enrol_with(&token, "streaming", csr).await.unwrap();
     assert_ne!(issued.serial, reservation.serial);
+    assert_eq!(fixture.manager.issued_count().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_allowed_decision_is_recorded_with_its_certificate() {
+    let fixture = Fixture::new(DefaultPolicy::default()).await;
+    let token = fixture.token("streaming").await;
+    let issued = fixture.enrol(&token, "streaming").await.unwrap();
+    let record = fixture.manager.state.decision(&issued.decision_id).await.unwrap().unwrap();
+    assert_eq!((record.worker_id.as_str(), record.reason.as_str()), ("streaming", "own names only"));
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_recorded_gives_no_certificate_and_no_word_of_the_policy() {
+    fn same() -> PolicyAnswer<'static, Decision> {
+        static ONCE: LazyLock<Decision> = LazyLock::new(|| Decision::allow("always the same id"));
+        Box::pin(ready(Ok(ONCE.clone())))
+    }
+    let fixture = Fixture::new(Told(same)).await;
+    let first = fixture.token("streaming").await;
+    let second = fixture.token("streaming").await;
+    fixture.enrol(&first, "streaming").await.unwrap();
+    // The record has a decision of this id already.
+    assert!(matches!(fixture.enrol(&second, "streaming").await, Err(EnrolmentError::State(_))));
     assert_eq!(fixture.manager.issued_count().await.unwrap(), 1);
 }

@@ -31,9 +31,20 @@ CREATE TABLE certificates (
 CREATE INDEX certificates_by_key ON certificates (key_digest);
 CREATE INDEX certificates_by_worker ON certificates (worker_id, not_after);
 CREATE INDEX certificates_by_end ON certificates (not_after);
+CREATE INDEX certificates_by_time ON certificates (reserved_at);
 
--- Whose a public key is: that of the first who had it certified. Empty for the CA itself; `!`, which is nobody's name, once
--- a certificate for it has been revoked.
+-- The names that do not follow from the worker id, as DNS:…, IP:… or URI:…: by them a certificate is found exactly. Every
+-- worker has its own id, localhost and its SPIFFE id, and is found by the first.
+CREATE TABLE certificate_names (
+    name TEXT NOT NULL,
+    serial TEXT NOT NULL,
+    PRIMARY KEY (name, serial)
+);
+
+CREATE INDEX certificate_names_by_serial ON certificate_names (serial);
+
+-- Whose a public key is: that of the first who had it certified, as long as a certificate for it is recorded. Empty for the
+-- CA itself; `!`, which is nobody's name, for ever once a certificate for it has been revoked.
 CREATE TABLE keys (
     key_digest BLOB PRIMARY KEY NOT NULL CHECK (length(key_digest) = 32),
     owner TEXT NOT NULL
@@ -55,6 +66,7 @@ CREATE TABLE tokens (
 );
 
 CREATE INDEX tokens_by_creation ON tokens (created_at);
+CREATE INDEX tokens_by_end ON tokens (expires_at);
 
 -- The workers that have had a certificate, with their newest.
 CREATE TABLE identities (
@@ -66,17 +78,21 @@ CREATE TABLE identities (
     certificates INTEGER NOT NULL
 );
 
+-- What the policy hooks decided, denials too; an allowed one beside its certificate.
 CREATE TABLE decisions (
     id TEXT PRIMARY KEY NOT NULL,
     hook TEXT NOT NULL,
     outcome TEXT NOT NULL CHECK (outcome IN ('allow', 'deny')),
     reason TEXT NOT NULL,
+    -- What it rests on, as the engine says; none for the default rules.
+    basis TEXT,
     worker_id TEXT NOT NULL,
     correlation_id TEXT NOT NULL,
     decided_at INTEGER NOT NULL
 );
 
 CREATE INDEX decisions_by_time ON decisions (decided_at);
+CREATE INDEX decisions_denied ON decisions (decided_at) WHERE outcome = 'deny';
 
 -- Counts the changes of what is below: revocations, CRLs, orders to renew. Whoever makes one counts first, which locks the
 -- row: so changes become visible in the order of their numbers, whichever process makes them.

@@ -120,7 +120,7 @@ async fn open_sqlite(data_dir: &Path) -> Result<(Pool, Pool), StateError> {
     let lock = lock.map_err(|_| StateError::Corrupt { what: "a lock" })??;
     // One connection, so that writers of this process queue here and not in the database's busy loop.
     let writer = pool(1).connect_with(options.clone()).await.map_err(failed("open"))?;
-    migrations("INTEGER", "BLOB").run(&writer).await?;
+    migrations("INTEGER", "BLOB", " TEXT").run(&writer).await?;
     drop(lock);
     let readers = pool(SQLITE_READERS).connect_with(options).await.map_err(failed("open"))?;
     Ok((Pool::Sqlite(writer), Pool::Sqlite(readers)))
@@ -134,7 +134,7 @@ async fn open_postgres(server: &PostgresServer) -> Result<(Pool, Pool), StateErr
         .connect_with(options)
         .await
         .map_err(failed("open"))?;
-    migrations("BIGINT", "BYTEA").run(&pool).await?;
+    migrations("BIGINT", "BYTEA", " TEXT COLLATE \"C\"").run(&pool).await?;
     Ok((Pool::Postgres(pool.clone()), Pool::Postgres(pool)))
 }
 
@@ -181,10 +181,11 @@ impl PostgresServer {
     }
 }
 
-/// The schema with the names that a database has for the types of eight-byte integers and of bytes.
-fn migrations(integer: &str, blob: &str) -> Migrator {
+/// The schema with the names that a database has for the types of eight-byte integers, of bytes and of text that is
+/// compared byte by byte, whatever the language of the server.
+fn migrations(integer: &str, blob: &str, words: &str) -> Migrator {
     let migration = |(version, description, text): (i64, &'static str, &str)| {
-        let sql = text.replace("INTEGER", integer).replace("BLOB", blob);
+        let sql = text.replace("INTEGER", integer).replace("BLOB", blob).replace(" TEXT", words);
         Migration::new(version, description.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
     Migrator::with_migrations(MIGRATIONS.into_iter().map(migration).collect())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 
 use super::backend::on;
-use super::{State, StateError, digest_from, failed, names_from_text, time_from_seconds};
+use super::{DecisionRecord, State, StateError, digest_from, failed, names_from_text, time_from_seconds};
 use crate::identity::{SubjectAltName, WorkerId};
 
 /// What is written before signing.
@@ -33,6 +33,8 @@ pub(crate) struct Reservation {
     pub(crate) source: String,
     /// The policy's decision.
     pub(crate) decision_id: String,
+    /// What the policy decided on the way, to be written along with it.
+    pub(crate) decisions: Vec<DecisionRecord>,
     /// The request.
     pub(crate) correlation_id: String,
     /// Now.

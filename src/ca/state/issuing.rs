@@ -8,24 +8,30 @@ use sqlx::QueryBuilder;
 use super::backend::{OpenTransaction, Pool, on};
 use super::certificates::{Issuance, IssuedWith, Recorded, Reservation, Reserved};
 use super::writer::{Outcome, Write};
-use super::{StateError, digest_from, failed, names_to_text};
-use crate::identity::WorkerId;
+use super::{StateError, decisions, digest_from, failed, names_to_text};
+use crate::identity::{SpiffeId, SubjectAltName, WorkerId};
 use crate::printable::error_chain;
 
 /// Writes all of them, or none and an error. When it returns they are on disk.
 pub(super) async fn write(pool: &Pool, writes: &[Write]) -> Result<Vec<Outcome>, StateError> {
     let mut reservations = Vec::new();
     let mut issuances = Vec::new();
+    let mut decided = Vec::new();
     for write in writes {
         match write {
-            Write::Reserve(reservation, _) => reservations.push(&**reservation),
+            Write::Reserve(reservation, _) => {
+                decided.extend(&reservation.decisions);
+                reservations.push(&**reservation);
+            }
             Write::Record(issuance, _) => issuances.push(&**issuance),
+            Write::Decide(decisions, _) => decided.extend(decisions),
         }
     }
     if writes.is_empty() {
         return Ok(Vec::new());
     }
     let mut transaction = pool.begin().await?;
+    decisions::insert(&mut transaction, &decided).await?;
     let mut reserved = reserve(&mut transaction, &reservations).await?.into_iter();
     let mut recorded = record(&mut transaction, &issuances).await?;
     transaction.commit().await?;
@@ -34,6 +40,7 @@ pub(super) async fn write(pool: &Pool, writes: &[Write]) -> Result<Vec<Outcome>,
     let outcome = |write: &Write| match write {
         Write::Reserve(..) => reserved.next().map(Outcome::Reserved),
         Write::Record(..) => recorded.next().map(Outcome::Recorded),
+        Write::Decide(..) => Some(Outcome::Decided),
     };
     writes.iter().map(outcome).collect::<Option<Vec<_>>>().ok_or(StateError::Closed)
 }
@@ -53,14 +60,15 @@ async fn reserve(
             _ => Reserved::KeyOfAnother,
         })
         .collect();
-    let mut rows = Vec::new();
-    for (reservation, outcome) in reservations.iter().zip(&outcomes) {
-        if *outcome == Reserved::Done {
-            rows.push((*reservation, names_to_text(&reservation.names)?));
-        }
-    }
-    if rows.is_empty() {
+    let pairs = reservations.iter().zip(&outcomes);
+    let done: Vec<&Reservation> =
+        pairs.filter(|(_, outcome)| **outcome == Reserved::Done).map(|(reservation, _)| *reservation).collect();
+    if done.is_empty() {
         return Ok(outcomes);
+    }
+    let mut rows = Vec::new();
+    for reservation in &done {
+        rows.push((*reservation, names_to_text(&reservation.names)?));
     }
     on!(OpenTransaction, transaction, transaction => {
         let mut query = QueryBuilder::new(
@@ -87,8 +95,50 @@ async fn reserve(
         });
         query.build().execute(&mut **transaction).await.map_err(failed("reserve a serial"))?;
     });
+    record_names(transaction, &done).await?;
     Ok(outcomes)
 }
+
+/// The names by which a certificate would not be found otherwise.
+async fn record_names(transaction: &mut OpenTransaction, reserved: &[&Reservation]) -> Result<(), StateError> {
+    let rows: Vec<(String, &str)> = reserved
+        .iter()
+        .flat_map(|reservation| {
+            let worker_id = reservation.worker_id.as_ref();
+            let further = reservation.names.iter().filter(move |name| !follows_from(worker_id, name));
+            further.map(|name| (name.to_string(), reservation.serial.as_str()))
+        })
+        .collect();
+    // A database takes so many parameters for one statement and no more.
+    for rows in rows.chunks(NAMES_AT_ONCE) {
+        on!(OpenTransaction, transaction, transaction => {
+            let mut query = QueryBuilder::new("INSERT INTO certificate_names (name, serial) ");
+            query.push_values(rows, |mut row, (name, serial)| {
+                row.push_bind(name).push_bind(*serial);
+            });
+            query.build().execute(&mut **transaction).await.map_err(failed("record a name"))?;
+        });
+    }
+    Ok(())
+}
+
+/// Whether a certificate of this worker has the name in any case, and so is found by its worker.
+pub(crate) fn follows_from(worker_id: Option<&WorkerId>, name: &SubjectAltName) -> bool {
+    let Some(worker_id) = worker_id else { return false };
+    match name {
+        SubjectAltName::Dns(name) => name.as_str() == "localhost" || name.as_str() == worker_id.as_str(),
+        SubjectAltName::Ip(_) => false,
+        SubjectAltName::Uri(id) => worker_of(id) == Some(worker_id.as_str()),
+    }
+}
+
+/// The worker whose SPIFFE id this is.
+pub(super) fn worker_of(id: &SpiffeId) -> Option<&str> {
+    let path = id.as_str().strip_prefix("spiffe://")?;
+    path.split_once("/worker/").map(|(_, worker)| worker)
+}
+
+const NAMES_AT_ONCE: usize = 500;
 
 /// Whose each key is, with those that were nobody's given to who asks first.
 async fn own_keys(
@@ -105,15 +155,9 @@ async fn own_keys(
         insert.push_values(&first, |mut row, (digest, owner)| {
             row.push_bind(&digest[..]).push_bind(*owner);
         });
-        insert.push(" ON CONFLICT (key_digest) DO NOTHING");
-        insert.build().execute(&mut **transaction).await.map_err(failed("record a key"))?;
-        let mut select = QueryBuilder::new("SELECT key_digest, owner FROM keys WHERE key_digest IN ");
-        select.push_tuples([()], |mut tuple, ()| {
-            for digest in first.keys() {
-                tuple.push_bind(&digest[..]);
-            }
-        });
-        select.build_query_as().fetch_all(&mut **transaction).await.map_err(failed("look up a key"))?
+        // An update that changes nothing keeps the row from being forgotten until this transaction has ended.
+        insert.push(" ON CONFLICT (key_digest) DO UPDATE SET owner = keys.owner RETURNING key_digest, owner");
+        insert.build_query_as().fetch_all(&mut **transaction).await.map_err(failed("record a key"))?
     });
     rows.into_iter().map(|(digest, owner)| Ok((digest_from(&digest)?, owner))).collect()
 }

@@ -53,6 +53,7 @@ fn reservation(serial: &str, owner: Option<&str>, key: u8) -> Reservation {
         credential: "t1".to_owned(),
         source: "192.0.2.1:4711".to_owned(),
         decision_id: "dec_1".to_owned(),
+        decisions: Vec::new(),
         correlation_id: "req_1".to_owned(),
         at: NOW,
     }
@@ -114,6 +115,8 @@ macro_rules! on_both {
         }
     };
 }
+
+mod reading;
 
 on_both!(
     tokens_and_certificates_survive_reopening,

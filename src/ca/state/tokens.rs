@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::backend::on;
 use super::{State, StateError, digest_from, failed, names_from_text, names_to_text, time_from_seconds};
+use crate::ca::records::{Position, serialize_names};
 use crate::identity::{SubjectAltName, WorkerId};
 
 /// A token to be recorded.
@@ -26,23 +28,28 @@ pub(crate) struct NewToken {
 }
 
 /// What is known of a token. The token itself is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TokenRecord {
     /// Its public id.
     pub id: String,
     /// Whom it is for.
     pub worker_id: WorkerId,
     /// Names permitted beside the worker's own.
+    #[serde(serialize_with = "serialize_names")]
     pub names: BTreeSet<SubjectAltName>,
     /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     /// When it lapses.
+    #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// When it was used.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub used_at: Option<OffsetDateTime>,
     /// The serial of the certificate it was used for.
     pub used_serial: Option<String>,
     /// When it was revoked.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
 
@@ -52,6 +59,7 @@ macro_rules! token_rows {
         "SELECT id, token_digest, worker_id, names, created_at, expires_at, used_at, used_serial, revoked_at FROM tokens"
     };
 }
+pub(super) use token_rows;
 
 impl State {
     /// Records a token.
@@ -122,7 +130,7 @@ impl State {
 }
 
 #[derive(sqlx::FromRow)]
-struct TokenRow {
+pub(super) struct TokenRow {
     id: String,
     token_digest: Vec<u8>,
     worker_id: String,
@@ -132,6 +140,12 @@ struct TokenRow {
     used_at: Option<i64>,
     used_serial: Option<String>,
     revoked_at: Option<i64>,
+}
+
+impl TokenRow {
+    pub(super) fn position(&self) -> Position {
+        Position(self.created_at, self.id.clone())
+    }
 }
 
 impl TryFrom<TokenRow> for TokenRecord {

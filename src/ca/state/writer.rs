@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::backend::Pool;
 use super::certificates::{Issuance, Recorded, Reservation, Reserved};
-use super::{StateError, issuing};
+use super::{DecisionRecord, StateError, issuing};
 
 /// Takes what is to be written. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,6 +19,7 @@ pub(super) struct Writer(mpsc::Sender<Write>);
 pub(super) enum Write {
     Reserve(Box<Reservation>, oneshot::Sender<Result<Reserved, StateError>>),
     Record(Box<Issuance>, oneshot::Sender<Result<Recorded, StateError>>),
+    Decide(Vec<DecisionRecord>, oneshot::Sender<Result<(), StateError>>),
 }
 
 impl Writer {
@@ -38,6 +39,10 @@ impl Writer {
 
     pub(super) async fn record(&self, issuance: Issuance) -> Result<Recorded, StateError> {
         self.write(|told| Write::Record(Box::new(issuance), told)).await
+    }
+
+    pub(super) async fn decide(&self, decisions: Vec<DecisionRecord>) -> Result<(), StateError> {
+        self.write(|told| Write::Decide(decisions, told)).await
     }
 
     async fn write<T>(
@@ -87,6 +92,7 @@ async fn write_all(pool: Pool, receiver: Arc<Mutex<mpsc::Receiver<Write>>>) {
 pub(super) enum Outcome {
     Reserved(Reserved),
     Recorded(Recorded),
+    Decided,
 }
 
 impl Write {
@@ -94,6 +100,8 @@ impl Write {
         match self {
             Self::Reserve(_, told) => told.is_closed(),
             Self::Record(_, told) => told.is_closed(),
+            // A denial is recorded whether or not the client waits for it.
+            Self::Decide(..) => false,
         }
     }
 
@@ -103,14 +111,17 @@ impl Write {
             Self::Reserve(_, told) => {
                 let _ = told.send(outcome.and_then(|outcome| match outcome {
                     Outcome::Reserved(reserved) => Ok(reserved),
-                    Outcome::Recorded(_) => Err(StateError::Closed),
+                    Outcome::Recorded(_) | Outcome::Decided => Err(StateError::Closed),
                 }));
             }
             Self::Record(_, told) => {
                 let _ = told.send(outcome.and_then(|outcome| match outcome {
                     Outcome::Recorded(recorded) => Ok(recorded),
-                    Outcome::Reserved(_) => Err(StateError::Closed),
+                    Outcome::Reserved(_) | Outcome::Decided => Err(StateError::Closed),
                 }));
+            }
+            Self::Decide(_, told) => {
+                let _ = told.send(outcome.map(drop));
             }
         }
     }
