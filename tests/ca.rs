@@ -35,10 +35,14 @@ mod lost_replies;
 mod pkcs11;
 #[path = "ca/policy.rs"]
 mod policy;
+#[path = "support/postgres.rs"]
+mod postgres;
 #[path = "ca/problems.rs"]
 mod problems;
 #[path = "ca/process.rs"]
 mod process;
+#[path = "ca/records.rs"]
+mod records;
 #[path = "ca/renewal.rs"]
 mod renewal;
 #[path = "ca/revocation.rs"]

@@ -4,10 +4,18 @@
 mod arguments;
 #[path = "crank-ca/authority.rs"]
 mod authority;
+#[path = "crank-ca/backup.rs"]
+mod backup;
 #[path = "crank-ca/failure.rs"]
 mod failure;
 #[path = "crank-ca/policy.rs"]
 mod policy;
+#[path = "crank-ca/record_arguments.rs"]
+mod record_arguments;
+#[path = "crank-ca/record_tables.rs"]
+mod record_tables;
+#[path = "crank-ca/records.rs"]
+mod records;
 #[path = "crank-ca/revocation.rs"]
 mod revocation;
 
@@ -46,6 +54,12 @@ fn main() -> ExitCode {
             Command::Revoke(revoke) => revocation::revoke(revoke).await,
             Command::Rotate(rotate) => revocation::rotate(rotate).await,
             Command::Policy(policy) => policy::run(policy),
+            Command::List(list) => records::list(*list).await,
+            Command::Show(show) => records::show(show).await,
+            Command::Export(export) => records::export(export).await,
+            Command::CheckRecord(place) => records::check(place).await,
+            Command::Backup(backup) => backup::backup(backup).await,
+            Command::Restore(restore) => backup::restore(restore).await,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "crank-ca", &mut script);

@@ -63,19 +63,23 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(directory: &Directory) -> Self {
-        Self::start_by(Command::new(env!("CARGO_BIN_EXE_crank-ca")), directory)
+        Self::start_with(&["--data-dir", &directory.data()])
+    }
+
+    /// With these arguments beside those for where it listens.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_crank-ca")), arguments)
     }
 
     /// By a program that takes the command to run as its further arguments, and becomes it.
     pub(crate) fn start_under(program: &[&str], directory: &Directory) -> Self {
         let mut command = Command::new(program[0]);
         command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_crank-ca"));
-        Self::start_by(command, directory)
+        Self::start_by(command, &["--data-dir", &directory.data()])
     }
 
-    fn start_by(mut command: Command, directory: &Directory) -> Self {
-        command.args(["serve", "--data-dir", &directory.data(), "--listen", "127.0.0.1:0", "--dns", "localhost"]);
-        command.env_clear();
+    fn start_by(mut command: Command, arguments: &[&str]) -> Self {
+        command.args(["serve", "--listen", "127.0.0.1:0", "--dns", "localhost"]).args(arguments).env_clear();
         Self::of(command)
     }
 

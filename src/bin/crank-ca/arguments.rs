@@ -14,8 +14,10 @@ use crank_agent::policy::RevocationReason;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::backup::{Backup, Restore};
 use super::failure::{CONFIGURATION, Failure};
 use super::policy::Policy;
+use super::record_arguments::{Export, List, Show};
 
 #[derive(Debug, Parser)]
 #[command(name = "crank-ca", version, about = "The certificate authority of a Crank mesh", after_help = EXAMPLES)]
@@ -47,6 +49,18 @@ pub(crate) enum Command {
     /// Try policy rules without a CA
     #[command(subcommand)]
     Policy(Policy),
+    /// List certificates, workers, decisions or revocations; says who asked for what, and who is late
+    List(Box<List>),
+    /// Show everything known of one certificate or one worker
+    Show(Show),
+    /// Write the record, or a part of it, as JSON or CSV
+    Export(Export),
+    /// Examine the record: that its rows fit each other, and every certificate its row
+    CheckRecord(Place),
+    /// Put keys, certificates and a copy of the record into a new directory, while the CA serves
+    Backup(Backup),
+    /// Make the CA of a backup again, where no CA is
+    Restore(Restore),
     /// Print shell completions
     Completions {
         /// The shell to print for
@@ -393,23 +407,33 @@ Examples:
   crank-ca rotate --data-dir /var/lib/crank-ca --match worker=payments-* --within 1h --explanation maintenance
   crank-ca rotate --data-dir /var/lib/crank-ca --list
   crank-ca policy test --directory /etc/crank-ca/policy --cases cases.yaml
+  crank-ca list --data-dir /var/lib/crank-ca --worker payments-* --status valid
+  crank-ca show --data-dir /var/lib/crank-ca streaming
+  crank-ca export --data-dir /var/lib/crank-ca --format csv --out certificates.csv
+  crank-ca check-record --data-dir /var/lib/crank-ca
+  crank-ca backup --data-dir /var/lib/crank-ca --out /backup/crank-ca-monday
+  crank-ca restore --from /backup/crank-ca-monday --data-dir /var/lib/crank-ca
   crank-ca completions bash > /etc/bash_completion.d/crank-ca
 
 Exit codes:
-  0 done; 1 a test of a policy failed; 2 usage; 69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";
+  0 done; 1 a test of a policy failed; 2 usage; 65 a damaged record or backup;
+  69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::backup::{BACKUP_EXAMPLES, RESTORE_EXAMPLES};
+    use crate::record_arguments::{EXPORT_EXAMPLES, LIST_EXAMPLES, SHOW_EXAMPLES};
 
     #[test]
     fn every_example_is_taken() {
         Cli::command().debug_assert();
-        let lines = EXAMPLES.lines().skip(1).map_while(|line| line.strip_prefix("  "));
+        let texts = [EXAMPLES, LIST_EXAMPLES, SHOW_EXAMPLES, EXPORT_EXAMPLES, BACKUP_EXAMPLES, RESTORE_EXAMPLES];
+        let lines = texts.iter().flat_map(|text| text.lines().skip(1).map_while(|line| line.strip_prefix("  ")));
         let commands: Vec<_> = lines.map(|line| line.split(" > ").next().unwrap_or_default()).collect();
-        assert!(commands.len() >= 4, "{commands:?}");
+        assert!(commands.len() >= 15, "{commands:?}");
         for command in commands {
             let parsed = Cli::try_parse_from(command.split_whitespace());
             assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());

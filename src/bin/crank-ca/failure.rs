@@ -1,7 +1,7 @@
 //! Owns how crank-ca ends when it fails: the message and the exit code.
 
 use crank_agent::ca::{
-    AuthorityError, CaConfigReport, CaError, CrlError, OrderError, RevocationError, StateError, TokenError,
+    AuthorityError, BackupError, CaConfigReport, CaError, CrlError, OrderError, RevocationError, StateError, TokenError,
 };
 use crank_agent::printable::{error_chain, printable};
 
@@ -73,6 +73,26 @@ impl From<OrderError> for Failure {
     }
 }
 
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(state_code(&error), &error)
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let code = match &error {
+            BackupError::Changed => UNAVAILABLE,
+            BackupError::Damaged { .. } => DAMAGED,
+            BackupError::File { action: "read", .. } => CONFIGURATION,
+            BackupError::Exists(_) | BackupError::File { .. } => CANNOT_WRITE,
+            BackupError::Authority(error) => authority_code(error),
+            BackupError::State(error) => state_code(error),
+        };
+        Self::new(code, &error)
+    }
+}
+
 fn authority_code(error: &AuthorityError) -> u8 {
     match error {
         AuthorityError::Exists(_) => CANNOT_WRITE,
@@ -94,6 +114,7 @@ fn state_code(error: &StateError) -> u8 {
 
 const LINE_LIMIT: usize = 500;
 
+pub(crate) const DAMAGED: u8 = 65;
 pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const INTERNAL: u8 = 70;
 pub(crate) const CANNOT_WRITE: u8 = 73;
