@@ -170,6 +170,8 @@ async fn a_backup_made_under_load_restores_to_a_ca_whose_workers_renew() {
             issued
         })
     };
+    // A further issuer lies in directories of its own.
+    run(&["root", "rotate", "--data-dir", &data]);
     let backup = directory.path("backup");
     let out = backup.to_str().unwrap().to_owned();
     let arguments = ["backup", "--data-dir", &data, "--out", &out].map(str::to_owned);
@@ -197,6 +199,13 @@ async fn a_backup_made_under_load_restores_to_a_ca_whose_workers_renew() {
         0o644
     );
     assert!(run(&["check-record", "--data-dir", &restored]).starts_with("good: "));
+    // The ids and states of the issuers; the certificates of each are counted.
+    let issuers = |data: &str| -> Vec<Vec<String>> {
+        let list = run(&["root", "list", "--data-dir", data]);
+        list.lines().map(|line| line.split_whitespace().take(3).map(str::to_owned).collect()).collect()
+    };
+    assert_eq!(issuers(&restored), issuers(&data));
+    assert_eq!(issuers(&restored).len(), 3);
     let process = Process::start_with(&["--data-dir", &restored]);
     assert_eq!(renew(&directory, process.port, "before", &key, &chain).await.status, 200);
     let unknown = renew(&directory, process.port, "after", &late_key, &late_chain).await;

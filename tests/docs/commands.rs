@@ -88,6 +88,17 @@ fn the_commands_of_policy_try_the_shipped_rules() {
 }
 
 #[test]
+fn the_commands_on_the_record_read_save_and_restore_it() {
+    let ended = run(&session_of("docs/records.md"));
+    assert_success("docs/records.md", &ended);
+    for part in
+        ["\nbackup written to backup-monday: 1 certificates, 0 workers, 1 tokens", "\nrestored to restored", "\ngood: "]
+    {
+        assert!(ended.output.contains(part), "no {part:?} in:\n{}", ended.output);
+    }
+}
+
+#[test]
 #[ignore = "needs openssl"]
 fn the_commands_on_roots_work() {
     let ended = run(&session_of("docs/roots.md"));

@@ -123,9 +123,9 @@ impl Records {
     }
 
     async fn back_up_into(&self, staging: &Path, out: &Path) -> Result<BackupReport, BackupError> {
-        DirBuilder::new().mode(0o700).create(staging).map_err(failed("create", staging))?;
+        make_directory(staging)?;
         let authority = staging.join(AUTHORITY);
-        DirBuilder::new().mode(0o700).create(&authority).map_err(failed("create", &authority))?;
+        make_directory(&authority)?;
         let data_dir = self.data_dir.clone();
         let mut files = blocking(move || {
             let _lock = Lock::acquire(&data_dir)?;
@@ -143,7 +143,8 @@ impl Records {
             copy_authority(&data_dir.join(AUTHORITY), None)
         })
         .await?;
-        if now.iter().any(|(name, facts)| files.get(name) != Some(facts)) {
+        let before = files.iter().filter(|(name, _)| *name != RECORD);
+        if !now.iter().eq(before) {
             return Err(BackupError::Changed);
         }
         let program = concat!("crank-ca ", env!("CARGO_PKG_VERSION")).to_owned();
@@ -152,9 +153,7 @@ impl Records {
         let text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| BackupError::Damaged { path: path.clone(), reason: error.to_string() })?;
         write_private(&path, &text)?;
-        for directory in [&staging.join(AUTHORITY), staging] {
-            sync(directory)?;
-        }
+        sync_below(staging)?;
         // Fails on a directory that has come to be there meanwhile, unless that is empty.
         fs::rename(staging, out).map_err(failed("write", out))?;
         let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -203,27 +202,57 @@ pub(super) fn remove_companions(directory: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// The facts of the files in the CA's directory, which are copied on the way where a place is given.
+/// The facts of the files in the CA's directory and below, which are copied on the way where a place is given.
 fn copy_authority(from: &Path, to: Option<&Path>) -> Result<BTreeMap<String, FileFacts>, BackupError> {
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(from).map_err(failed("read", from))? {
-        let entry = entry.map_err(failed("read", from))?;
-        let path = entry.path();
-        // Through links, as Kubernetes mounts files.
-        if !fs::metadata(&path).map_err(failed("read", &path))?.is_file() {
-            continue;
+    let mut directories = vec![PathBuf::new()];
+    while let Some(below) = directories.pop() {
+        let directory = from.join(&below);
+        for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
+            let entry = entry.map_err(failed("read", &directory))?;
+            let (path, place) = (entry.path(), below.join(entry.file_name()));
+            let Some(name) = place.to_str() else {
+                return Err(BackupError::Damaged { path, reason: "expected a name of UTF-8".to_owned() });
+            };
+            // Files through links, as Kubernetes mounts them; not the hidden directories that those lead to.
+            if entry.file_type().map_err(failed("read", &path))?.is_dir() {
+                if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                    continue;
+                }
+                if place.components().count() > DEEPEST {
+                    let reason = format!("expected no directory {DEEPEST} deep");
+                    return Err(BackupError::Damaged { path, reason });
+                }
+                if let Some(to) = to {
+                    make_directory(&to.join(&place))?;
+                }
+                directories.push(place);
+            } else if fs::metadata(&path).map_err(failed("read", &path))?.is_file() {
+                let facts = match to {
+                    Some(to) => copy(&path, &to.join(&place), 0o600)?,
+                    None => digest_of(&path)?,
+                };
+                files.insert(format!("{AUTHORITY}/{name}"), facts);
+            }
         }
-        let name = entry
-            .file_name()
-            .into_string()
-            .map_err(|_| BackupError::Damaged { path: path.clone(), reason: "expected a name of UTF-8".to_owned() })?;
-        let facts = match to {
-            Some(to) => copy(&path, &to.join(&name), 0o600)?,
-            None => digest_of(&path)?,
-        };
-        files.insert(format!("{AUTHORITY}/{name}"), facts);
     }
     Ok(files)
+}
+
+/// Makes a directory that only its owner can enter.
+pub(super) fn make_directory(path: &Path) -> Result<(), BackupError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(failed("create", path))
+}
+
+/// Syncs a directory and all below.
+pub(super) fn sync_below(directory: &Path) -> Result<(), BackupError> {
+    for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
+        let entry = entry.map_err(failed("read", directory))?;
+        if entry.file_type().map_err(failed("read", directory))?.is_dir() {
+            sync_below(&entry.path())?;
+        }
+    }
+    sync(directory)
 }
 
 /// Copies a file, on disk when this returns.
@@ -298,5 +327,8 @@ pub(super) const MANIFEST: &str = "manifest.json";
 
 /// The form of backups that is written, and the one that is read.
 pub(super) const VERSION: u32 = 1;
+
+/// How deep directories may lie below the CA's: one for each issuer, in one for each state.
+const DEEPEST: usize = 3;
 
 const CHUNK: usize = 256 * 1024;

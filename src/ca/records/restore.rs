@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 
 use super::Records;
 use super::backup::{
-    AUTHORITY, BackupError, FileFacts, MANIFEST, Manifest, RECORD, VERSION, blocking, copy, failed, remove_companions,
-    sync,
+    AUTHORITY, BackupError, FileFacts, MANIFEST, Manifest, RECORD, VERSION, blocking, copy, failed, make_directory,
+    remove_companions, sync, sync_below,
 };
 use crate::bounded::read_file;
 use crate::ca::authority::{Lock, check_not_writable_by_others};
@@ -83,8 +83,9 @@ fn read_manifest(from: &Path) -> Result<Manifest, BackupError> {
         return Err(damaged(format!("expected version {VERSION} of a backup, not {}", manifest.version)));
     }
     for name in manifest.files.keys() {
-        let plain = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
-        let in_authority = name.strip_prefix(AUTHORITY).and_then(|rest| rest.strip_prefix('/')).is_some_and(plain);
+        let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+        let in_authority = name.strip_prefix(AUTHORITY).and_then(|rest| rest.strip_prefix('/'));
+        let in_authority = in_authority.is_some_and(|rest| rest.split('/').all(plain));
         if !in_authority && name != RECORD {
             return Err(damaged(format!("expected no file {name}")));
         }
@@ -115,7 +116,7 @@ fn prepare(data_dir: &Path, staging: &Path) -> Result<Lock, BackupError> {
         return Err(BackupError::Exists(record));
     }
     for directory in [staging, &staging.join(AUTHORITY)] {
-        DirBuilder::new().mode(0o700).create(directory).map_err(failed("create", directory))?;
+        make_directory(directory)?;
     }
     Ok(lock)
 }
@@ -126,7 +127,11 @@ fn take_over(from: &Path, staging: &Path, manifest: &Manifest) -> Result<(), Bac
         let path = from.join(name);
         // Nothing but the owner ever writes; certificates may be read by all.
         let mode = (facts.mode & 0o644) | 0o600;
-        let read = copy(&path, &staging.join(name), mode)?;
+        let target = staging.join(name);
+        if let Some(directory) = target.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create", directory))?;
+        }
+        let read = copy(&path, &target, mode)?;
         if (FileFacts { mode: facts.mode, ..read }) != *facts {
             let reason = "is not the file that the backup was made with".to_owned();
             return Err(BackupError::Damaged { path, reason });
@@ -155,8 +160,7 @@ async fn adopt_record(staging: &Path, unused: UnusedTokens, clock: Arc<dyn Clock
 
 /// The record first: what makes a CA is its directory of keys.
 fn publish(data_dir: &Path, staging: &Path) -> Result<(), BackupError> {
-    sync(&staging.join(AUTHORITY))?;
-    sync(staging)?;
+    sync_below(staging)?;
     let record = staging.join(RECORD);
     if record.exists() {
         let target = data_dir.join(RECORD);
