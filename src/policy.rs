@@ -29,6 +29,7 @@ use time::OffsetDateTime;
 use crate::config::Environment;
 use crate::identity::{CertificateMetadata, KeyType, SpiffeId, SubjectAltName, WorkerId};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::trace_context::TraceContext;
 
 pub use default::DefaultPolicy;
 pub use input::{Hook, Input};
@@ -97,6 +98,8 @@ pub struct Capabilities {
     pub source: Option<IpAddr>,
     /// Follows the request through agent, CA and audit trail.
     pub correlation_id: String,
+    /// The trace that the request belongs to.
+    pub trace: TraceContext,
 }
 
 /// Who asks for a revocation, proven.

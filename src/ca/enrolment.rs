@@ -284,6 +284,7 @@ impl CertificateAuthorityManager {
             environment: self.environment,
             source: context.source.map(|source| source.ip()),
             correlation_id: context.correlation_id.clone(),
+            trace: context.trace,
         };
         let worker_id = &requester.worker_id;
         let decision = decided(self.policy.can_issue_certificate(worker_id, &capabilities)).await?;

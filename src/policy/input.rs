@@ -12,6 +12,7 @@ use super::{Actor, Capabilities, RevocationReason};
 use crate::config::Environment;
 use crate::identity::{CertificateMetadata, KeyType, SubjectAltName, WorkerId};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::trace_context::TraceContext;
 
 /// What an engine is asked. A field that does not apply to the hook is absent. Fields may be added; none changes its
 /// meaning within a version.
@@ -134,6 +135,9 @@ pub struct Request {
     pub key_type: String,
     /// The correlation id of the request.
     pub correlation_id: String,
+    /// The trace that the request belongs to, for the headers of questions about it; no part of the document.
+    #[serde(skip)]
+    pub trace: Option<TraceContext>,
 }
 
 /// Names by kind, each sorted.
@@ -213,6 +217,7 @@ impl Input {
             names: Names::of(&asked.names),
             key_type: asked.key_type.name().to_owned(),
             correlation_id: asked.correlation_id.clone(),
+            trace: Some(asked.trace),
         };
         Self { identity: Some(identity), request: Some(request), ..Self::empty(hook, asked.environment, now) }
     }
@@ -290,7 +295,7 @@ impl Input {
                     source: Some(IpAddr::from([10, 0, 0, 7])),
                 });
                 let key_type = KeyType::EcdsaP256.name().to_owned();
-                input.request = Some(Request { names, key_type, correlation_id: "req_1".to_owned() });
+                input.request = Some(Request { names, key_type, correlation_id: "req_1".to_owned(), trace: None });
             }
             Hook::ShouldRenewCertificate => {
                 input.certificate = Some(Certificate {
@@ -369,6 +374,7 @@ pub(crate) mod testing {
             environment: Environment::Production,
             source: Some(IpAddr::from([10, 0, 0, 7])),
             correlation_id: "req_1".to_owned(),
+            trace: TraceContext::of_request("req_1"),
         }
     }
 }

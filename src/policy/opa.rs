@@ -20,7 +20,7 @@ use crate::identity::CertificateBundle;
 use crate::identity::bundle::{BundleError, ROOTS_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::tls::{ServerTrust, TlsError, client_config};
-use crate::wire::sound_decision_id;
+use crate::wire::{TRACE_HEADER, sound_decision_id};
 
 /// Where an OPA answers. There is no kind for plain HTTP over a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,11 @@ impl OpaEngine {
     async fn answer(&self, input: &Input) -> Result<Answer, PolicyError> {
         let client = self.client().await.map_err(|error| PolicyError::new(&error_chain(&error)))?;
         let url = self.url(input.hook.name());
-        let response = client.post(url).json(&Question { input }).send().await.map_err(|error| transport(&error))?;
+        let mut request = client.post(url).json(&Question { input });
+        if let Some(trace) = input.request.as_ref().and_then(|request| request.trace) {
+            request = request.header(TRACE_HEADER, trace.next_step().to_string());
+        }
+        let response = request.send().await.map_err(|error| transport(&error))?;
         let status = response.status();
         let body = body(response).await?;
         if status != StatusCode::OK {

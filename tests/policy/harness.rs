@@ -11,6 +11,7 @@ use crank_agent::config::{Environment, HttpsUrl};
 use crank_agent::identity::{KeyType, WorkerId};
 use crank_agent::policy::opa::{OpaAddress, OpaIdentity};
 use crank_agent::policy::{Capabilities, DefaultPolicy, Policy, PolicyConfig};
+use crank_agent::trace_context::TraceContext;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
 };
@@ -138,6 +139,7 @@ pub(crate) fn capabilities(names: &[&str]) -> Capabilities {
         environment: Environment::Production,
         source: None,
         correlation_id: "req_1".to_owned(),
+        trace: TraceContext::of_request("req_1"),
     }
 }
 

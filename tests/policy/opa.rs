@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use crank_agent::policy::opa::OpaAddress;
 use crank_agent::policy::{Actor, RevocationReason};
+use crank_agent::trace_context::TraceContext;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Opa, TestRoot, capabilities, fake_opa, free_port, http, https, policy_at, worker};
 
@@ -150,4 +152,29 @@ async fn an_answer_without_a_result_denies_and_a_foreign_decision_id_does_no_har
         let decision = policy.can_issue_certificate(&worker(), &capabilities(&["streaming"])).await.unwrap();
         assert_eq!((decision.is_allowed(), decision.basis.as_deref()), (allowed, Some(basis)), "{body}");
     }
+}
+
+#[tokio::test]
+async fn the_question_carries_the_trace_of_the_request_from_a_step_of_its_own() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("opa.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let policy = policy_at(OpaAddress::Socket(socket));
+    let asked = capabilities(&["streaming"]);
+    let answered = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(http("200 OK", r#"{"result": {"allow": true}}"#).as_bytes()).await.unwrap();
+        (stream, String::from_utf8(head).unwrap())
+    };
+    let worker = worker();
+    let (decision, (_stream, head)) = tokio::join!(policy.can_issue_certificate(&worker, &asked), answered);
+    assert!(decision.unwrap().is_allowed());
+    let sent = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap();
+    let sent = TraceContext::parse(sent).unwrap();
+    assert_eq!(sent.trace_id(), asked.trace.trace_id());
+    assert_ne!(sent, asked.trace);
 }
