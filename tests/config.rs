@@ -121,7 +121,6 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
     match setting.key {
         "worker_id" => ("other", "\"other\""),
         "environment" => ("development", "\"development\""),
-        "ca.follow_roots" => ("false", "false"),
         "https_only" | "require_mtls" | "verify_certificates" => ("true", "true"),
         "identity.trust_domain" => ("example.org", "\"example.org\""),
         "identity.names" => ("a.example.org, 10.0.0.7", "[\"a.example.org\", \"10.0.0.7\"]"),
@@ -134,7 +133,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "ca.root_file" | "ca.issued_roots_file" | "ca.token_file" | "files.directory" | "control.socket" => {
             ("/some/path", "\"/some/path\"")
         }
-        "ca.push" | "crl.enabled" => ("false", "false"),
+        "ca.follow_roots" | "ca.push" | "crl.enabled" => ("false", "false"),
         "crl.size_limit" => ("17MiB", "\"17MiB\""),
         "revocation.files" => ("withdraw", "\"withdraw\""),
         "files.owner" | "files.group" => ("4242", "4242"),

@@ -4,7 +4,7 @@
 //! are kept alive or fresh for each request, without session resumption, as agents do. Keys, CSRs and tokens are made ahead
 //! of the clock. Clients and server share the cores, so beside the rate that came out stands the processor time of the
 //! server for one certificate, against the same of `openssl speed` for the cryptography in it. After each run the serials
-//! received are compared with those recorded. PostgreSQL and step-ca are measured where they are on the PATH (see
+//! received are compared with those recorded. `PostgreSQL` and step-ca are measured where they are on the PATH (see
 //! tests/lab/install).
 //!
 //! Settings, all optional: `CRANK_BENCH_CA`, a program to measure in place of the one that is built; `CRANK_BENCH_RUNS`, 5
@@ -120,7 +120,7 @@ async fn measure(settings: &Settings, kind: Kind, workload: Workload, round: usi
     let resident = server.resident()?;
     check_record(&server, &outcome.replies, count).await?;
     let (before, after) = outcome.observed;
-    let each = |before: Duration, after: Duration| (after - before).as_secs_f64() / count_of(count);
+    let each = |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() / count_of(count);
     Ok(Figures {
         rate: count_of(count) / outcome.wall.as_secs_f64(),
         latencies: outcome.latencies,

@@ -162,7 +162,7 @@ fn step_settings(data: &Path, address: SocketAddr, provisioner: &Provisioner) ->
     })
 }
 
-/// Of all PostgreSQL processes below this one.
+/// Of all `PostgreSQL` processes below this one.
 fn postgres_time() -> Result<Duration> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")? {

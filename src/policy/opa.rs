@@ -222,7 +222,7 @@ fn trust(url: &HttpsUrl, roots: Vec<rustls::pki_types::CertificateDer<'static>>)
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     let local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    if local { ServerTrust::AuthorityRoots(roots) } else { ServerTrust::Peers { roots: roots, crls: Vec::new() } }
+    if local { ServerTrust::AuthorityRoots(roots) } else { ServerTrust::Peers { roots, crls: Vec::new() } }
 }
 
 /// What the client of a socket is made with, which has no use for TLS.

@@ -163,8 +163,11 @@ fn no_lie_replaces_the_last_good_certificate() {
     assert_ne!(worker.serial().unwrap(), serial);
 }
 
+/// What it is, and how it is said.
+type Nonsense = (&'static str, fn(&mut Stream));
+
 /// What a CA may say where it is asked what there is to know.
-const NONSENSE: &[(&str, fn(&mut Stream))] = &[
+const NONSENSE: &[Nonsense] = &[
     ("nothing at all", |_| {}),
     ("a page of HTML", |stream| reply(stream, "200 OK", "text/html", b"<html>")),
     ("a redirect", |stream| {

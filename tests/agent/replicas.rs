@@ -49,8 +49,8 @@ fn replicas_lose_and_double_nothing_while_they_and_their_database_are_killed() {
     agent.event("CERT_ISSUED", 1);
 
     let mut workers: Vec<Worker> = (1..WORKERS).map(|number| worker(&name(number), &tokens[number])).collect();
-    for number in WORKERS..WORKERS + CONTESTED {
-        workers.extend([worker(&name(number), &tokens[number]), worker(&name(number), &tokens[number])]);
+    for (number, token) in tokens.iter().enumerate().skip(WORKERS) {
+        workers.extend([worker(&name(number), token), worker(&name(number), token)]);
     }
     let done = AtomicUsize::new(0);
     let next = AtomicUsize::new(0);
@@ -104,7 +104,7 @@ fn replicas_lose_and_double_nothing_while_they_and_their_database_are_killed() {
     // What anybody has is in the record, as it is.
     for worker in workers.iter().chain([&steady]) {
         let Ok(bundle) = read_bundle(&worker.certificates()) else { continue };
-        let hex: String = bundle.chain()[0].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = bundle.chain()[0].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         let query = format!(
             "SELECT count(*) FROM certificates WHERE serial = '{}' AND status = 'issued' AND encode(der, 'hex') = '{hex}'",
             bundle.serial()

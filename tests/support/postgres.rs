@@ -72,7 +72,7 @@ impl Postgres {
         let mut postgres = self.command("postgres");
         postgres.arg("-D").arg(self.path("data")).stdout(Stdio::null()).stderr(log);
         self.child = Some(postgres.spawn().unwrap());
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !self.psql("postgres", "SELECT 1").0 {
             let log = || fs::read_to_string(self.path("log")).unwrap_or_default();
             assert!(Instant::now() < deadline, "PostgreSQL did not start: {}", log());

@@ -74,15 +74,12 @@ pub(crate) async fn show(show: Show) -> Result<(), Failure> {
     };
     let found: Result<Option<String>, Failure> = found.await;
     records.close().await;
-    match found? {
-        Some(text) => say(&text),
-        None => {
-            let what = printable(&show.what, 80);
-            let message =
-                format!("nothing is recorded of {what}: expected a whole serial or a worker id, as in `list`");
-            Err(Failure { code: CONFIGURATION, message })
-        }
+    if let Some(text) = found? {
+        return say(&text);
     }
+    let what = printable(&show.what, 80);
+    let message = format!("nothing is recorded of {what}: expected a whole serial or a worker id, as in `list`");
+    Err(Failure { code: CONFIGURATION, message })
 }
 
 pub(crate) async fn export(export: Export) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ pub(super) async fn from_url(source: &KeyUrl, clock: Arc<dyn Clock>) -> Result<K
 async fn body(source: &KeyUrl, clock: Arc<dyn Clock>) -> Result<Vec<u8>, String> {
     let roots = read(&source.root_file, KEYS_LIMIT).await.map_err(|error| error.to_string())?;
     let roots = certificates_from_pem("roots", &roots, ROOTS_LIMIT).map_err(|error| error_chain(&error))?;
-    let tls = client_config(&ServerTrust::Peers { roots: roots, crls: Vec::new() }, None, clock)
+    let tls = client_config(&ServerTrust::Peers { roots, crls: Vec::new() }, None, clock)
         .map_err(|error| error_chain(&error))?;
     let client = Client::builder()
         .tls_backend_preconfigured(tls)
