@@ -56,18 +56,19 @@ impl Retention {
         }
     }
 
-    /// Batch by batch, with a pause after each in which others write.
+    /// Batch by batch, with a pause after each, as long as the batch took, in which others write.
     async fn forget(&self, now: OffsetDateTime) -> Result<Forgotten, StateError> {
         let Some(cutoff) = cutoff(now, self.length) else { return Ok(Forgotten::default()) };
         let Some(decided_before) = cutoff.checked_sub(ALLOWED_FOR) else { return Ok(Forgotten::default()) };
         let mut all = Forgotten::default();
         loop {
+            let begun = tokio::time::Instant::now();
             let forgotten = self.state.forget_some(cutoff, decided_before).await?;
             if forgotten.total() == 0 {
                 return Ok(all);
             }
             all = all.plus(forgotten);
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(begun.elapsed().max(SHORTEST_PAUSE)).await;
         }
     }
 }
@@ -85,7 +86,7 @@ fn is_steady(before: &Now, now: &Now) -> bool {
 const INTERVAL: Duration = Duration::from_hours(1);
 
 /// Others write between two batches.
-const PAUSE: Duration = Duration::from_millis(20);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// More than a clock that is kept right ever drifts in an hour.
 const STEP_SECONDS: f64 = 60.0;

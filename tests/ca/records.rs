@@ -115,8 +115,8 @@ async fn the_record_says_who_asked_for_which_name_and_what_became_of_it() {
     assert_eq!(lines(&run(&["list", "revocations", "--data-dir", &data, "--json"])).len(), 0);
     assert_eq!(run(&["list", "--data-dir", &data, "--status", "valid"]).lines().count(), 5, "with the CA's own");
     let first_token = first["credential"].as_str().unwrap();
-    let of_token = lines(&run(&["list", "--data-dir", &data, "--by-token", first_token, "--json"]));
-    assert!(of_token.len() == 1 && of_token[0] == *first);
+    let by_token = lines(&run(&["list", "--data-dir", &data, "--by-token", first_token, "--json"]));
+    assert_eq!(by_token, std::slice::from_ref(first));
     let cut = crank_ca(&["list", "--data-dir", &data, "--limit", "1", "--json"]);
     assert!(text(&cut.stderr).contains("--limit 0") && lines(&text(&cut.stdout)).len() == 1);
     assert!(run(&["check-record", "--data-dir", &data]).starts_with("good: 4 certificates"));

@@ -201,8 +201,8 @@ const STATEMENTS: &[(&str, &str); 7] = &[
 /// live.
 const REVOKED_FOR: i64 = 60 * 24 * 3_600;
 
-/// The most rows of a kind in one transaction.
-const BATCH: i64 = 500;
+/// The most rows of a kind in one transaction, for which others wait.
+const BATCH: i64 = 100;
 
 /// Of keys that no certificate has any longer. That of a revoked certificate stays nobody's for ever, which is `!`.
 const FORGET_KEYS: &str = "DELETE FROM keys WHERE owner <> '!' \
