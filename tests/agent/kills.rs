@@ -227,14 +227,15 @@ fn assert_in_order(worker: &Worker) {
     assert_healthy(worker);
     assert_stable_paths(worker);
     let directory = worker.certificates();
-    for generation in generations(&directory) {
+    // The agent may be publishing the CRL at this moment: what is being made becomes whole, what was left never does.
+    until("nothing half done is left", || {
+        let mut generations = generations(&directory).into_iter();
         // One that was superseded may be swept meanwhile.
-        let Ok(metadata) = fs::metadata(&generation) else { continue };
-        let mode = metadata.permissions().mode() & 0o777;
-        assert_eq!(mode, 0o755, "{} was left unfinished", generation.display());
-    }
-    let remains: Vec<_> = names(&directory).into_iter().filter(|name| name.ends_with("_tmp")).collect();
-    assert_eq!(remains, [""; 0]);
+        let whole =
+            |generation| fs::metadata(generation).is_ok_and(|found| found.permissions().mode() & 0o777 == 0o755);
+        let remains = names(&directory).into_iter().any(|name| name.ends_with("_tmp"));
+        (generations.all(whole) && !remains).then_some(())
+    });
 }
 
 fn assert_stable_paths(worker: &Worker) {

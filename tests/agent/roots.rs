@@ -35,6 +35,10 @@ impl Peer {
         read_bundle(&self.worker.certificates()).unwrap().roots().len()
     }
 
+    fn crls(&self) -> usize {
+        read_bundle(&self.worker.certificates()).unwrap().crls().len()
+    }
+
     /// The common name of whoever signed the certificate in force.
     fn issuer(&self) -> String {
         let bundle = read_bundle(&self.worker.certificates()).unwrap();
@@ -147,6 +151,8 @@ fn a_root_is_replaced_under_live_mtls_traffic_without_one_failed_handshake() {
     for peer in [&alpha, &beta] {
         peer.renew_until(|| peer.roots() == 2);
         assert_eq!(peer.issuer(), "Crank Issuing CA");
+        // Without it, it would refuse whoever comes with a certificate of the next issuer.
+        until("the CRL of the next issuer is there", || (peer.crls() == 2).then_some(()));
         flow();
     }
     // Who knows only the new root gets along with a CA that still signs by the old one.
