@@ -116,7 +116,8 @@ async fn measure(settings: &Settings, kind: Kind, workload: Workload, round: usi
         let (authority, database) = server.processor_time()?;
         Ok((authority, database, processor_time(std::process::id())?))
     })
-    .await?;
+    .await
+    .map_err(|error| format!("{error}\nthe server's last errors:\n{}", server.last_errors()))?;
     let resident = server.resident()?;
     check_record(&server, &outcome.replies, count).await?;
     let (before, after) = outcome.observed;

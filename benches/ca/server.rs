@@ -82,6 +82,10 @@ impl Server {
                 let mut command = Command::new(program);
                 command.arg("serve").arg("--data-dir").arg(&data).args(["--listen", &address.to_string()]);
                 command.args(["--dns", "localhost", "--max-connections", &max_connections.to_string()]);
+                // All clients have one address: its budget is counted as ever, but does not run out.
+                let config = directory.path().join("crank-ca.toml");
+                fs::write(&config, format!("{LIMITS}connections_per_source = {max_connections}\n"))?;
+                command.arg("--config").arg(config);
                 command
             }
             Some(provisioner) => {
@@ -141,6 +145,13 @@ impl Server {
         status_bytes(self.process.id(), "VmRSS")
     }
 
+    /// What it logged of its own faults, the last three.
+    pub(crate) fn last_errors(&self) -> String {
+        let log = self.process.output();
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
+        errors[errors.len().saturating_sub(3)..].join("\n")
+    }
+
     fn url(&self) -> Option<String> {
         self.database.as_ref().map(|database| database.url(DATABASE))
     }
@@ -188,3 +199,6 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 const DATABASE: &str = "bench";
+
+const LIMITS: &str = "[limits]\nsource_rate = 1000000\nsource_burst = 10000000\nworker_rate = 1000000\n\
+                      worker_burst = 10000000\n";

@@ -10,6 +10,7 @@ mod decisions;
 mod issuing;
 mod listing;
 mod orders;
+mod reader;
 mod retention;
 mod revocations;
 mod rows;
@@ -25,6 +26,7 @@ use super::authority::AuthorityError;
 use crate::identity::SubjectAltName;
 
 use backend::{Pool, on};
+use reader::Reader;
 use writer::Writer;
 
 pub use backend::{Database, PostgresServer};
@@ -44,6 +46,7 @@ pub(crate) struct State {
     writer: Pool,
     readers: Pool,
     issuing: Writer,
+    looking_up: Reader,
 }
 
 /// A record that cannot be read or written.
@@ -103,7 +106,8 @@ impl State {
     pub(crate) async fn open(data_dir: &Path, database: &Database) -> Result<Self, StateError> {
         let (writer, readers) = Pool::open(data_dir, database).await?;
         let issuing = Writer::start(&writer);
-        Ok(Self { writer, readers, issuing })
+        let looking_up = Reader::start(&readers);
+        Ok(Self { writer, readers, issuing, looking_up })
     }
 
     /// Whether the database answers.

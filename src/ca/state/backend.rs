@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Sqlite, SqlitePool, Transaction};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, SqlSafeStr, Sqlite, SqlitePool, Transaction};
 
 use super::{StateError, failed};
 use crate::ca::authority::{Lock, check_private, create_private};
@@ -112,8 +112,13 @@ async fn open_sqlite(data_dir: &Path) -> Result<(Pool, Pool), StateError> {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .statement_cache_capacity(STATEMENTS)
+        // In pages of 4 KiB. Pages that change often go to the database file once, not every eighty certificates.
+        .pragma("wal_autocheckpoint", "4000")
         .busy_timeout(BUSY_TIMEOUT);
-    let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+    // A file does not hang up.
+    let pool = |size| {
+        SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false)
+    };
     // Two processes that open a fresh database at once must not both make its tables.
     let directory = data_dir.to_owned();
     let lock = tokio::task::spawn_blocking(move || Lock::acquire(&directory)).await;
@@ -131,6 +136,16 @@ async fn open_postgres(server: &PostgresServer) -> Result<(Pool, Pool), StateErr
     let pool = PgPoolOptions::new()
         .max_connections(server.max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, metadata| {
+            Box::pin(async move {
+                // One that was in use a moment ago need not be asked whether it still is.
+                if metadata.idle_for > TESTED_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_with(options)
         .await
         .map_err(failed("open"))?;
@@ -204,6 +219,9 @@ const STATEMENTS: usize = 512;
 
 /// How long a write waits for another process's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection to a server may be idle before it is tested at its next use.
+const TESTED_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);

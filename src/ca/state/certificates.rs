@@ -125,6 +125,7 @@ macro_rules! issued_rows {
          c.decision_id, c.issued_at, r.revoked_at FROM certificates c LEFT JOIN revocations r ON r.serial = c.serial"
     };
 }
+pub(super) use issued_rows;
 
 impl State {
     /// Writes the intention to sign, unless the key belongs to somebody else.
@@ -139,14 +140,7 @@ impl State {
 
     /// The certificate with this serial, if it was issued.
     pub(crate) async fn issued(&self, serial: &str) -> Result<Option<IssuedRecord>, StateError> {
-        let row: Option<IssuedRow> = on!(Pool, &self.readers, pool => {
-            sqlx::query_as(concat!(issued_rows!(), " WHERE c.serial = $1 AND c.status = 'issued'"))
-                .bind(serial)
-                .fetch_optional(pool)
-                .await
-                .map_err(failed("look up a certificate"))?
-        });
-        row.map(IssuedRecord::try_from).transpose()
+        self.looking_up.certificate(serial).await
     }
 
     /// The certificate that the token with this id was used for.
@@ -200,7 +194,7 @@ impl State {
 }
 
 #[derive(sqlx::FromRow)]
-struct IssuedRow {
+pub(super) struct IssuedRow {
     serial: String,
     worker_id: Option<String>,
     names: String,

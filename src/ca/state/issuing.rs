@@ -211,12 +211,12 @@ async fn refuse_revoked(pool: &Pool, issuances: &[&Issuance], outcomes: &mut [Re
 
 async fn revoked_among(pool: &Pool, serials: &BTreeSet<&str>) -> Result<BTreeSet<String>, StateError> {
     let rows: Vec<(String,)> = on!(Pool, pool, pool => {
-        let mut select = QueryBuilder::new("SELECT serial FROM revocations WHERE serial IN ");
-        select.push_tuples([()], |mut tuple, ()| {
-            for serial in serials {
-                tuple.push_bind(*serial);
-            }
-        });
+        let mut select = QueryBuilder::new("SELECT serial FROM revocations WHERE serial IN (");
+        let mut list = select.separated(", ");
+        for serial in serials {
+            list.push_bind(*serial);
+        }
+        list.push_unseparated(")");
         select.build_query_as().fetch_all(pool).await.map_err(failed("look up revocations"))?
     });
     Ok(rows.into_iter().map(|(serial,)| serial).collect())

@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::backend::on;
-use super::{State, StateError, digest_from, failed, names_from_text, names_to_text, time_from_seconds};
+use super::{State, StateError, failed, names_from_text, names_to_text, time_from_seconds};
 use crate::ca::records::{Position, serialize_names};
 use crate::identity::{SubjectAltName, WorkerId};
 
@@ -85,19 +85,7 @@ impl State {
 
     /// The token with this digest.
     pub(crate) async fn token(&self, digest: &[u8; 32]) -> Result<Option<TokenRecord>, StateError> {
-        let row: Option<TokenRow> = on!(Pool, &self.readers, pool => {
-            sqlx::query_as(concat!(token_rows!(), " WHERE token_digest = $1"))
-                .bind(&digest[..])
-                .fetch_optional(pool)
-                .await
-                .map_err(failed("look up a token"))?
-        });
-        let Some(row) = row else { return Ok(None) };
-        // The index compares bytes; this is the same comparison once more, against a wrong index.
-        if digest_from(&row.token_digest)? != *digest {
-            return Err(StateError::Corrupt { what: "a token index" });
-        }
-        TokenRecord::try_from(row).map(Some)
+        self.looking_up.token(digest).await
     }
 
     /// The newest tokens first, at most `limit`.
@@ -132,7 +120,7 @@ impl State {
 #[derive(sqlx::FromRow)]
 pub(super) struct TokenRow {
     id: String,
-    token_digest: Vec<u8>,
+    pub(super) token_digest: Vec<u8>,
     worker_id: String,
     names: String,
     created_at: i64,
