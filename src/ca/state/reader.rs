@@ -101,7 +101,7 @@ async fn answer<R: Record>(pool: &Pool, asked: Vec<(R::Key, Told<R>)>) {
 }
 
 /// What is looked up.
-trait Record: Clone {
+pub(super) trait Record: Clone {
     type Key: Eq + Hash + Clone;
 
     /// Those that there are.

@@ -12,10 +12,16 @@ use crate::identity::WorkerId;
 use crate::identity::bundle::certificates_to_pem;
 use crate::testing::{TestCa, identity};
 
+mod grouping;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 mod standing;
 
+use grouping::{
+    a_batch_of_many_is_one_transaction_and_one_look_up,
+    a_renewal_with_a_certificate_that_was_revoked_meanwhile_is_told_so,
+    many_look_ups_at_once_each_get_their_own_answer,
+};
 use postgres::{PASSWORD, Postgres};
 use standing::{
     a_crl_has_what_is_needed_and_old_ones_are_forgotten, a_number_is_on_one_crl_whoever_signs,
@@ -132,6 +138,7 @@ on_both!(
     a_crl_has_what_is_needed_and_old_ones_are_forgotten,
     orders_in_force_are_counted_and_taken_back,
     certificates_in_force_are_listed_page_by_page,
+    a_batch_of_many_is_one_transaction_and_one_look_up,
     a_renewal_with_a_certificate_that_was_revoked_meanwhile_is_told_so,
     many_look_ups_at_once_each_get_their_own_answer,
 );
@@ -183,55 +190,6 @@ async fn a_lapsed_or_revoked_token_records_nothing(place: &Place) {
     // What failed after authentication has not burned the token.
     let recorded = state.record_issued(issuance("01", b"der", Some("t1"), NOW)).await.unwrap();
     assert_eq!(recorded, Recorded::Done);
-}
-
-async fn a_renewal_with_a_certificate_that_was_revoked_meanwhile_is_told_so(place: &Place) {
-    let state = place.open().await;
-    for (serial, key) in [("01", 1), ("02", 2), ("03", 3), ("04", 4)] {
-        state.reserve(reservation(serial, Some("streaming"), key)).await.unwrap();
-    }
-    for serial in ["01", "02"] {
-        let recorded = state.record_issued(issuance(serial, b"der", None, NOW)).await.unwrap();
-        assert_eq!(recorded, Recorded::Done);
-    }
-    let revocation = NewRevocation {
-        serial: "01".to_owned(),
-        reason: crate::policy::RevocationReason::KeyCompromise,
-        actor: "operator".to_owned(),
-        decision_id: "dec_1".to_owned(),
-        correlation_id: "req_1".to_owned(),
-        at: NOW,
-    };
-    assert_eq!(state.revoke(&[revocation]).await.unwrap().len(), 1);
-    let renewed = |serial: &str, shown: &str| {
-        let credential = IssuedWith::Certificate(shown.to_owned());
-        state.record_issued(Issuance { credential, ..issuance(serial, b"der", None, NOW) })
-    };
-    let (revoked, good) = tokio::join!(renewed("03", "01"), renewed("04", "02"));
-    assert_eq!((revoked.unwrap(), good.unwrap()), (Recorded::CertificateRevoked, Recorded::Done));
-    // Whoever revokes all of the worker's certificates sees it.
-    assert!(state.issued("03").await.unwrap().is_some());
-}
-
-async fn many_look_ups_at_once_each_get_their_own_answer(place: &Place) {
-    let state = place.open().await;
-    for number in 0..20 {
-        state.add_token(&new_token(&format!("t{number}"))).await.unwrap();
-    }
-    state.reserve(reservation("01", Some("streaming"), 1)).await.unwrap();
-    state.record_issued(issuance("01", b"der", Some("t1"), NOW)).await.unwrap();
-    let mut asked = tokio::task::JoinSet::new();
-    for number in 0..200 {
-        let state = state.clone();
-        asked.spawn(async move {
-            let id = format!("t{}", number % 30);
-            let found = state.token(&new_token(&id).digest).await.unwrap();
-            assert_eq!(found.map(|token| token.id), (number % 30 < 20).then_some(id));
-            let serial = if number % 3 == 0 { "01" } else { "02" };
-            assert_eq!(state.issued(serial).await.unwrap().is_some(), number % 3 == 0);
-        });
-    }
-    asked.join_all().await;
 }
 
 async fn a_key_stays_with_its_first_owner(place: &Place) {
