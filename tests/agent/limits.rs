@@ -41,7 +41,8 @@ fn an_agent_that_is_asked_to_slow_down_waits_as_told() {
     assert!(seconds >= 2, "{told}");
     agent.event("CERT_ISSUED", 1);
     let waited = at(&agent.event("CSR_SUBMITTED", 2)) - at(&refused);
-    assert!(waited >= time::Duration::seconds(seconds), "{waited} of {seconds} s");
+    // The wait begins with the answer, and the event comes a little later.
+    assert!(waited >= time::Duration::seconds(seconds) - time::Duration::milliseconds(100), "{waited} of {seconds} s");
     assert_eq!((agent.count("CSR_SUBMITTED"), agent.count("CA_UNAVAILABLE")), (2, 1));
 }
 
