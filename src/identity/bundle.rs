@@ -101,7 +101,7 @@ impl CertificateBundle {
     /// A copy, key included, to change.
     ///
     /// # Errors
-    /// As [`PrivateKey::try_clone`].
+    /// As a copy of the key.
     pub fn try_clone(&self) -> Result<Self, KeyError> {
         Ok(Self {
             chain: self.chain.clone(),

@@ -1,4 +1,4 @@
-//! The binary with its issuing key in a security module: SoftHSM, by PKCS#11.
+//! The binary with its issuing key in a security module: `SoftHSM`, by PKCS#11.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

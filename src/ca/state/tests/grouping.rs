@@ -27,7 +27,7 @@ pub(super) async fn a_batch_of_many_is_one_transaction_and_one_look_up(place: &P
     let record = |number: &u8| {
         let issuance = issuance(&serial(number), b"der", Some(&serial(number)), NOW);
         let credential =
-            if number % 2 == 0 { IssuedWith::Certificate(serial(number)) } else { issuance.credential.clone() };
+            if number.is_multiple_of(2) { IssuedWith::Certificate(serial(number)) } else { issuance.credential.clone() };
         Write::Record(Box::new(Issuance { credential, ..issuance }), oneshot::channel().0)
     };
     let recorded = issuing::write(&state.writer, &numbers.iter().map(record).collect::<Vec<_>>()).await.unwrap();
