@@ -101,7 +101,7 @@ impl CertificateBundle {
     /// A copy, key included, to change.
     ///
     /// # Errors
-    /// As a copy of the key.
+    /// When the key cannot be encoded.
     pub fn try_clone(&self) -> Result<Self, KeyError> {
         Ok(Self {
             chain: self.chain.clone(),
