@@ -26,8 +26,11 @@ pub(super) async fn a_batch_of_many_is_one_transaction_and_one_look_up(place: &P
     // Half of them with a token, half with a certificate.
     let record = |number: &u8| {
         let issuance = issuance(&serial(number), b"der", Some(&serial(number)), NOW);
-        let credential =
-            if number.is_multiple_of(2) { IssuedWith::Certificate(serial(number)) } else { issuance.credential.clone() };
+        let credential = if number.is_multiple_of(2) {
+            IssuedWith::Certificate(serial(number))
+        } else {
+            issuance.credential.clone()
+        };
         Write::Record(Box::new(Issuance { credential, ..issuance }), oneshot::channel().0)
     };
     let recorded = issuing::write(&state.writer, &numbers.iter().map(record).collect::<Vec<_>>()).await.unwrap();
