@@ -32,7 +32,8 @@ fn an_agent_killed_while_it_rotates_leaves_a_whole_generation_and_the_next_goes_
     let certificates: usize = in_lanes(|lane, random| {
         let worker = Worker::of(&ca, &format!("worker-{lane}")).with("CRANK_FILES_KEEP_GENERATIONS", "1s");
         assert_eq!(worker.run_once(&["init"]).status.code(), Some(0));
-        let life = time_until(&worker, "CERT_ADOPTED");
+        let start = time_until(&worker, "CERT_ADOPTED");
+        let mut rotation = start;
         let mut known = vec![worker.serial().unwrap()];
         for kill in 0..KILLS / LANES {
             let mut agent = worker.start();
@@ -44,9 +45,14 @@ fn an_agent_killed_while_it_rotates_leaves_a_whole_generation_and_the_next_goes_
             }
             thread::scope(|scope| {
                 let driver = rotates.then(|| scope.spawn(|| serials_until_killed(&worker)));
-                pause(life, random);
+                // About half of them live to see the end of a rotation, however fast the machine is at this moment.
+                pause(if rotates { rotation * 2 } else { start }, random);
                 agent.kill();
-                known.extend(driver.map(|driver| driver.join().unwrap()).unwrap_or_default());
+                if let Some(driver) = driver {
+                    let (serials, last) = driver.join().unwrap();
+                    rotation = last.unwrap_or(rotation * 2);
+                    known.extend(serials);
+                }
             });
             let left = whole_certificate(&worker, &ca).expect("a certificate");
             assert_stable_paths(&worker);
@@ -164,14 +170,16 @@ fn outcome(agent: &mut Agent) -> Outcome {
     })
 }
 
-/// Has the agent renew as fast as it can. Returns the serials that it told of.
-fn serials_until_killed(worker: &Worker) -> Vec<String> {
-    let mut serials = Vec::new();
+/// Has the agent renew as fast as it can. Returns the serials that it told of, and how long the last took.
+fn serials_until_killed(worker: &Worker) -> (Vec<String>, Option<Duration>) {
+    let (mut serials, mut last, mut since) = (Vec::new(), None, Instant::now());
     let _killed = renew_until(worker, |serial| {
         serials.push(serial);
+        last = Some(since.elapsed());
+        since = Instant::now();
         false
     });
-    serials
+    (serials, last)
 }
 
 /// From the start of an agent to the event.
