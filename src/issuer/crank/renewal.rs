@@ -107,7 +107,8 @@ impl CrankIssuer {
             return Ok(kept.client.clone());
         }
         let builder = self.client_builder(Some(question.current), question.known)?;
-        let builder = builder.pool_max_idle_per_host(1).tcp_keepalive(KEEP_ALIVE);
+        // Who looks after idle connections by the clock would wake up an idle agent.
+        let builder = builder.pool_max_idle_per_host(1).pool_idle_timeout(None).tcp_keepalive(KEEP_ALIVE);
         let client = self.build(builder)?;
         *kept = Some(Kept { leaf, client: client.clone() });
         Ok(client)
