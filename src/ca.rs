@@ -27,6 +27,7 @@ mod config;
 mod crl;
 mod enrolment;
 mod est;
+mod glob;
 mod http;
 mod issuers;
 mod limits;
