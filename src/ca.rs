@@ -22,6 +22,7 @@
 mod admin;
 mod admission;
 mod anonymous;
+mod audit;
 mod authority;
 mod config;
 mod crl;
