@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::clock::SystemClock;
 use crate::store::StoreError;
-use crate::tls::{ClientDemand, PeerClients, PeerServers, TlsError, client_config_for, server_config_for};
+use crate::tls::{ClientDemand, PeerClients, PeerServers, TlsError, Verifier, client_config_for, server_config_for};
 
 use live::Live;
 
@@ -57,7 +57,7 @@ pub fn create_mtls_client(directory: &Path) -> Result<Client, MtlsError> {
 /// As [`create_mtls_client`].
 pub fn create_mtls_client_config(directory: &Path) -> Result<ClientConfig, MtlsError> {
     let live = Arc::new(Live::open(directory, |bundle| PeerServers::new(bundle.roots(), bundle.crls()))?);
-    Ok(client_config_for(Arc::<Live<_>>::clone(&live), live, Arc::new(SystemClock))?)
+    Ok(client_config_for(Verifier::new(Arc::clone(&live)), live, Arc::new(SystemClock))?)
 }
 
 /// The TLS settings of a server with the certificate, roots and CRLs of `directory`: TLS 1.3 and 1.2, a client
@@ -70,7 +70,8 @@ pub fn create_mtls_server_config(directory: &Path) -> Result<ServerConfig, MtlsE
     let live = Arc::new(Live::open(directory, |bundle| {
         PeerClients::new(bundle.roots(), bundle.crls(), ClientDemand::Required)
     })?);
-    Ok(server_config_for(Arc::<Live<_>>::clone(&live), Some(live), Arc::new(SystemClock))?)
+    let clients = Verifier::new(Arc::clone(&live));
+    Ok(server_config_for(live, Some(clients), Arc::new(SystemClock))?)
 }
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

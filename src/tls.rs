@@ -6,6 +6,7 @@ mod authority;
 mod lapsed;
 mod peers;
 mod server;
+mod verifier;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(crate) use peers::{ClientDemand, PeerClients, PeerServers};
 pub(crate) use server::server_config_for;
 #[cfg(feature = "ca")]
 pub(crate) use server::{ClientTrust, server_config};
+pub(crate) use verifier::{ClientJudge, ServerJudge, Verifier};
 
 /// What a server's chain has to reach, and what the server must not be.
 #[derive(Debug, Clone)]
@@ -83,16 +85,15 @@ pub fn client_config(
     identity: Option<&CertificateBundle>,
     clock: Arc<dyn Clock>,
 ) -> Result<ClientConfig, TlsError> {
-    let provider = crypto_provider();
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        ServerTrust::Roots(roots) => Arc::new(PeerServers::new(roots, &[])?),
-        ServerTrust::Peers { roots, crls } => Arc::new(PeerServers::new(roots, crls)?),
+        ServerTrust::Roots(roots) => Verifier::new(Arc::new(PeerServers::new(roots, &[])?)),
+        ServerTrust::Peers { roots, crls } => Verifier::new(Arc::new(PeerServers::new(roots, crls)?)),
         ServerTrust::AuthorityRoots(roots) => {
-            Arc::new(Authority { anchor: Anchor::Roots(root_store(roots)?), provider })
+            Verifier::new(Arc::new(Authority { anchor: Anchor::Roots(root_store(roots)?) }))
         }
         ServerTrust::AuthorityPin { fingerprint, roots } => {
             let anchor = Anchor::Pin { fingerprint: *fingerprint, roots: roots.clone() };
-            Arc::new(Authority { anchor, provider })
+            Verifier::new(Arc::new(Authority { anchor }))
         }
     };
     let builder = client_builder(verifier, clock)?;

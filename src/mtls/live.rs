@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerified;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::danger::ClientCertVerified;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls::{DistinguishedName, SignatureScheme};
 
 use super::MtlsError;
 use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
 use crate::printable::error_chain;
 use crate::store::{CERTIFICATE_FILE, DATA_LINK, read_bundle};
-use crate::tls::{PeerClients, PeerServers, TlsError};
+use crate::tls::{ClientDemand, ClientJudge, PeerClients, PeerServers, ServerJudge, TlsError};
 
-/// The certificate in `directory`, and the verifier that its roots and CRLs make. Every handshake looks whether `..data`
+/// The certificate in `directory`, and the judge of peers that its roots and CRLs make. Every handshake looks whether `..data`
 /// leads elsewhere by then, which is one call to the system; what cannot be read leaves the one before in use.
 #[derive(Debug)]
 pub(super) struct Live<V> {
     directory: PathBuf,
-    verifier: Build<V>,
+    judge: Build<V>,
     loaded: Mutex<Loaded<V>>,
 }
 
@@ -35,7 +35,7 @@ type Build<V> = fn(&CertificateBundle) -> Result<V, TlsError>;
 struct Loaded<V> {
     generation: Option<Generation>,
     certificate: Arc<CertifiedKey>,
-    verifier: Arc<V>,
+    judge: Arc<V>,
     /// It was told that its successor cannot be used.
     told: bool,
 }
@@ -50,24 +50,24 @@ enum Generation {
 
 impl<V> Live<V> {
     /// Reads `directory`.
-    pub(super) fn open(directory: &Path, verifier: Build<V>) -> Result<Self, MtlsError> {
-        let loaded = Mutex::new(load(directory, Generation::of(directory), verifier)?);
-        Ok(Self { directory: directory.to_owned(), verifier, loaded })
+    pub(super) fn open(directory: &Path, judge: Build<V>) -> Result<Self, MtlsError> {
+        let loaded = Mutex::new(load(directory, Generation::of(directory), judge)?);
+        Ok(Self { directory: directory.to_owned(), judge, loaded })
     }
 
     fn certificate(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.newest().certificate)
     }
 
-    fn verifier(&self) -> Arc<V> {
-        Arc::clone(&self.newest().verifier)
+    fn judge(&self) -> Arc<V> {
+        Arc::clone(&self.newest().judge)
     }
 
     fn newest(&self) -> MutexGuard<'_, Loaded<V>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = Generation::of(&self.directory);
         if generation != loaded.generation {
-            match load(&self.directory, generation, self.verifier) {
+            match load(&self.directory, generation, self.judge) {
                 Ok(newer) => *loaded = newer,
                 Err(error) if !loaded.told => {
                     loaded.told = true;
@@ -80,11 +80,11 @@ impl<V> Live<V> {
     }
 }
 
-fn load<V>(directory: &Path, generation: Option<Generation>, verifier: Build<V>) -> Result<Loaded<V>, MtlsError> {
+fn load<V>(directory: &Path, generation: Option<Generation>, judge: Build<V>) -> Result<Loaded<V>, MtlsError> {
     let bundle = read_bundle(directory)?;
     let certified = CertifiedKey::from_der(bundle.chain().to_vec(), bundle.key().to_rustls(), &crypto_provider())
         .map_err(TlsError::Certificate)?;
-    Ok(Loaded { generation, certificate: Arc::new(certified), verifier: Arc::new(verifier(&bundle)?), told: false })
+    Ok(Loaded { generation, certificate: Arc::new(certified), judge: Arc::new(judge(&bundle)?), told: false })
 }
 
 impl Generation {
@@ -114,8 +114,8 @@ impl<V: Debug + Send + Sync> ResolvesServerCert for Live<V> {
     }
 }
 
-impl ServerCertVerifier for Live<PeerServers> {
-    fn verify_server_cert(
+impl ServerJudge for Live<PeerServers> {
+    fn judge_server(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -123,66 +123,26 @@ impl ServerCertVerifier for Live<PeerServers> {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier().verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier().verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier().verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier().supported_verify_schemes()
+        self.judge().judge_server(end_entity, intermediates, server_name, ocsp_response, now)
     }
 }
 
-impl ClientCertVerifier for Live<PeerClients> {
-    /// None: roots may change while the settings live, and a client without hints presents what it has.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl ClientJudge for Live<PeerClients> {
+    fn judge_client(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verifier().verify_client_cert(end_entity, intermediates, now)
+        self.judge().judge_client(end_entity, intermediates, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier().verify_tls12_signature(message, certificate, signature)
+    fn demand(&self) -> ClientDemand {
+        self.judge().demand()
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier().verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier().supported_verify_schemes()
+    /// None: roots may change while the settings live, and a client without hints presents what it has.
+    fn root_hints(&self) -> &[DistinguishedName] {
+        &[]
     }
 }

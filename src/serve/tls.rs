@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::crypto::crypto_provider;
 use crate::identity::CertificateBundle;
 use crate::printable::error_chain;
-use crate::tls::{ClientDemand, PeerClients, TlsError, server_config_for};
+use crate::tls::{ClientDemand, PeerClients, TlsError, Verifier, server_config_for};
 
 /// The TLS settings for the bundle in force.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ fn serving(bundle: &CertificateBundle, clock: &Arc<dyn Clock>) -> Result<ServerC
         .map_err(TlsError::Certificate)?;
     let certificate = Arc::new(SingleCertAndKey::from(certified));
     let clients = PeerClients::new(bundle.roots(), bundle.crls(), ClientDemand::Optional)?;
-    server_config_for(certificate, Some(Arc::new(clients)), Arc::clone(clock))
+    server_config_for(certificate, Some(Verifier::new(Arc::new(clients))), Arc::clone(clock))
 }
 
 fn refusing(clock: &Arc<dyn Clock>) -> Result<ServerConfig, TlsError> {

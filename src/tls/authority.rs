@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::verifier::ServerJudge;
 use super::{is_ca, other};
-use crate::crypto::sha256;
+use crate::crypto::{crypto_provider, sha256};
 
 /// Verifies as webpki does, with `anchor` as the root, and then refuses workers. It never accepts more than webpki
 /// would.
 #[derive(Debug)]
 pub(super) struct Authority {
     pub(super) anchor: Anchor,
-    pub(super) provider: Arc<CryptoProvider>,
 }
 
 /// Where the chain has to end.
@@ -52,8 +51,8 @@ impl Anchor {
     }
 }
 
-impl ServerCertVerifier for Authority {
-    fn verify_server_cert(
+impl ServerJudge for Authority {
+    fn judge_server(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -62,7 +61,7 @@ impl ServerCertVerifier for Authority {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified =
-            WebPkiServerVerifier::builder_with_provider(self.anchor.roots(intermediates)?, Arc::clone(&self.provider))
+            WebPkiServerVerifier::builder_with_provider(self.anchor.roots(intermediates)?, crypto_provider())
                 .build()
                 .map_err(|error| rustls::Error::General(error.to_string()))?
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
@@ -70,30 +69,6 @@ impl ServerCertVerifier for Authority {
             Some(false) => Ok(verified),
             _ => Err(other("the certificate is a worker's, not an authority's")),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

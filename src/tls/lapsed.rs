@@ -1,78 +1,49 @@
 //! Owns the acceptance of client certificates that have expired a short while ago, where a listener allows that.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::server::danger::ClientCertVerified;
+use rustls::{CertificateError, DistinguishedName, Error};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::ClientDemand;
+use super::verifier::ClientJudge;
 
 /// Verifies as `inner` does. A certificate that has expired no longer than `grace` ago is verified once more as of its
 /// last second: whatever else is wrong with it, such as its revocation, still ends the handshake. What it may be used for
 /// is for the listener to say.
 #[derive(Debug)]
-pub(super) struct Lapsed {
-    pub(super) inner: Arc<dyn ClientCertVerifier>,
+pub(super) struct Lapsed<J> {
+    pub(super) inner: J,
     pub(super) grace: Duration,
 }
 
-impl ClientCertVerifier for Lapsed {
-    fn verify_client_cert(
+impl<J: ClientJudge> ClientJudge for Lapsed<J> {
+    fn judge_client(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let refused = match self.inner.verify_client_cert(end_entity, intermediates, now) {
+        let refused = match self.inner.judge_client(end_entity, intermediates, now) {
             Err(Error::InvalidCertificate(
                 error @ (CertificateError::Expired | CertificateError::ExpiredContext { .. }),
             )) => error,
             verified => return verified,
         };
         match last_second(end_entity).filter(|end| is_within(self.grace, *end, now)) {
-            Some(end) => self.inner.verify_client_cert(end_entity, intermediates, end),
+            Some(end) => self.inner.judge_client(end_entity, intermediates, end),
             None => Err(Error::InvalidCertificate(refused)),
         }
     }
 
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+    fn demand(&self) -> ClientDemand {
+        self.inner.demand()
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-
-    fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        self.inner.requires_raw_public_keys()
+    fn root_hints(&self) -> &[DistinguishedName] {
+        self.inner.root_hints()
     }
 }
 
@@ -91,14 +62,12 @@ fn is_within(grace: Duration, end: UnixTime, now: UnixTime) -> bool {
 #[cfg(test)]
 mod tests {
     use rcgen::CertificateParams;
-    use rustls::server::WebPkiClientVerifier;
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::crypto::crypto_provider;
     use crate::identity::{KeyType, PrivateKey, generate_csr};
     use crate::testing::{TestCa, identity};
-    use crate::tls::root_store;
+    use crate::tls::PeerClients;
 
     const NOW: OffsetDateTime = time::macros::datetime!(2026-08-20 12:00 UTC);
 
@@ -109,11 +78,11 @@ mod tests {
     }
 
     fn accepts(ca: &TestCa, leaf: &CertificateDer<'_>, grace: Duration, after: time::Duration) -> bool {
-        let inner = WebPkiClientVerifier::builder_with_provider(root_store(&ca.roots()).unwrap(), crypto_provider());
-        let verifier = Lapsed { inner: inner.build().unwrap(), grace };
+        let inner = PeerClients::new(&ca.roots(), &[], ClientDemand::Required).unwrap();
+        let verifier = Lapsed { inner, grace };
         let seconds = u64::try_from((NOW + after).unix_timestamp()).unwrap();
         let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        verifier.verify_client_cert(leaf, &[], at).is_ok()
+        verifier.judge_client(leaf, &[], at).is_ok()
     }
 
     #[test]

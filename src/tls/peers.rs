@@ -4,12 +4,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls::{CertificateError, DistinguishedName};
 
+use super::verifier::{ClientJudge, ServerJudge};
 use super::{TlsError, root_store};
 use crate::crypto::crypto_provider;
 use crate::identity::Crl;
@@ -20,7 +21,10 @@ pub(crate) struct PeerServers(Judges<WebPkiServerVerifier>);
 
 /// Judges clients. It never accepts more than webpki would with the same roots.
 #[derive(Debug)]
-pub(crate) struct PeerClients(Judges<dyn ClientCertVerifier>);
+pub(crate) struct PeerClients {
+    judges: Judges<dyn ClientCertVerifier>,
+    demand: ClientDemand,
+}
 
 /// Whether a client has to present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,21 +76,28 @@ impl<V: Debug + ?Sized> Judges<V> {
     }
 }
 
+/// Has a builder of webpki's verifiers look at the CRL, where there is one. Their builders have no trait in common.
+macro_rules! heeding {
+    ($crl:expr, $builder:expr) => {
+        match $crl {
+            Some(crl) => $builder
+                .with_crls([crl.der().clone()])
+                .only_check_end_entity_revocation()
+                .enforce_revocation_expiration(),
+            None => $builder,
+        }
+    };
+}
+
 impl PeerServers {
     /// Servers whose chains reach `roots`.
     pub(crate) fn new(roots: &[CertificateDer<'static>], crls: &[Crl]) -> Result<Self, TlsError> {
         let roots = root_store(roots)?;
-        Judges::new(crls, |crl| {
-            let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), crypto_provider());
-            if let Some(crl) = crl {
-                builder = builder
-                    .with_crls([crl.der().clone()])
-                    .only_check_end_entity_revocation()
-                    .enforce_revocation_expiration();
-            }
-            builder.build().map_err(|error| TlsError::Crl(error.to_string()))
-        })
-        .map(Self)
+        let judges = Judges::new(crls, |crl| {
+            let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), crypto_provider());
+            heeding!(crl, builder).build().map_err(|error| TlsError::Crl(error.to_string()))
+        })?;
+        Ok(Self(judges))
     }
 }
 
@@ -94,25 +105,16 @@ impl PeerClients {
     /// Clients whose chains reach `roots`.
     pub(crate) fn new(roots: &[CertificateDer<'static>], crls: &[Crl], demand: ClientDemand) -> Result<Self, TlsError> {
         let roots = root_store(roots)?;
-        Judges::new(crls, |crl| {
-            let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), crypto_provider());
-            if demand == ClientDemand::Optional {
-                builder = builder.allow_unauthenticated();
-            }
-            if let Some(crl) = crl {
-                builder = builder
-                    .with_crls([crl.der().clone()])
-                    .only_check_end_entity_revocation()
-                    .enforce_revocation_expiration();
-            }
-            builder.build().map_err(|error| TlsError::Crl(error.to_string()))
-        })
-        .map(Self)
+        let judges = Judges::new(crls, |crl| {
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), crypto_provider());
+            heeding!(crl, builder).build().map_err(|error| TlsError::Crl(error.to_string()))
+        })?;
+        Ok(Self { judges, demand })
     }
 }
 
-impl ServerCertVerifier for PeerServers {
-    fn verify_server_cert(
+impl ServerJudge for PeerServers {
+    fn judge_server(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -124,71 +126,23 @@ impl ServerCertVerifier for PeerServers {
             judge.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
         })
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.chain_only.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.chain_only.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.chain_only.supported_verify_schemes()
-    }
 }
 
-impl ClientCertVerifier for PeerClients {
-    fn offer_client_auth(&self) -> bool {
-        self.0.chain_only.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.0.chain_only.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.chain_only.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
+impl ClientJudge for PeerClients {
+    fn judge_client(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.0.judge(end_entity, |judge| judge.verify_client_cert(end_entity, intermediates, now))
+        self.judges.judge(end_entity, |judge| judge.verify_client_cert(end_entity, intermediates, now))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.chain_only.verify_tls12_signature(message, certificate, signature)
+    fn demand(&self) -> ClientDemand {
+        self.demand
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.chain_only.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.chain_only.supported_verify_schemes()
+    fn root_hints(&self) -> &[DistinguishedName] {
+        self.judges.chain_only.root_hint_subjects()
     }
 }

@@ -33,12 +33,12 @@ pub(crate) fn server_config(
     clock: Arc<dyn Clock>,
 ) -> Result<ServerConfig, TlsError> {
     use super::lapsed::Lapsed;
-    use super::{ClientDemand, PeerClients};
+    use super::{ClientDemand, PeerClients, Verifier};
     let (ClientTrust::Roots(roots) | ClientTrust::LapsedTo(roots, _)) = clients;
-    let current: Arc<dyn ClientCertVerifier> = Arc::new(PeerClients::new(roots, &[], ClientDemand::Optional)?);
-    let clients = match clients {
-        ClientTrust::Roots(_) => current,
-        ClientTrust::LapsedTo(_, grace) => Arc::new(Lapsed { inner: current, grace }),
+    let current = PeerClients::new(roots, &[], ClientDemand::Optional)?;
+    let clients: Arc<dyn ClientCertVerifier> = match clients {
+        ClientTrust::Roots(_) => Verifier::new(Arc::new(current)),
+        ClientTrust::LapsedTo(_, grace) => Verifier::new(Arc::new(Lapsed { inner: current, grace })),
     };
     server_config_for(certificate, Some(clients), clock)
 }
