@@ -107,3 +107,35 @@ async fn roots_beside_a_certificate_of_other_tools_are_not_followed() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(roots_of(&world), ca.roots());
 }
+
+#[tokio::test(start_paused = true)]
+async fn roots_that_do_not_fit_cost_nothing_once_they_fit_again() {
+    let world = World::start();
+    world.until(Event::CertIssued, 1).await;
+    let own = world.handle.published().borrow().as_ref().unwrap().roots().to_vec();
+    let other = TestCa::new().roots();
+    let set = |roots: &[rustls::pki_types::CertificateDer<'static>]| {
+        *world.shared.roots.lock().unwrap() = Some(roots.to_vec());
+        assert!(world.handle.tell(Command::CredentialsChanged));
+    };
+    let published = || world.handle.published().borrow().as_ref().unwrap().clone();
+    let serial = published().serial().to_owned();
+    // One more: published at once, without another certificate.
+    set(&[own.clone(), other.clone()].concat());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(published().roots().len(), 2);
+    assert_eq!(published().serial(), serial);
+    // Another: a certificate of it is wanted, and the old one stays meanwhile.
+    world.fail(Some(IssueErrorKind::Untrusted));
+    set(&other);
+    world.until(Event::CaUnavailable, 1).await;
+    assert_eq!((published().roots().len(), published().serial()), (2, serial.as_str()));
+    world.fail(None);
+    set(&own);
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!((published().roots().len(), published().serial()), (1, serial.as_str()));
+    // On some file systems nobody tells: the next check finds out.
+    *world.shared.roots.lock().unwrap() = Some([own, other].concat());
+    tokio::time::sleep(HOUR + SLICE).await;
+    assert_eq!(published().roots().len(), 2);
+}
