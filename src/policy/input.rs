@@ -1,18 +1,19 @@
-//! Owns the one document that every engine is asked with: its version, its fields, and how it is made from what a hook
-//! is told.
+//! Owns the one document that every engine is asked with, and how it is made from what a hook is told.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::net::IpAddr;
+mod hook;
+mod parts;
+mod sample;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Actor, Capabilities, RevocationReason};
 use crate::config::Environment;
-use crate::identity::{CertificateMetadata, KeyType, SubjectAltName, WorkerId};
+use crate::identity::{CertificateMetadata, WorkerId};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
-use crate::trace_context::TraceContext;
+
+pub use hook::Hook;
+pub use parts::{ActorName, Certificate, EnvironmentName, Identity, Names, Request, Revocation};
 
 /// What an engine is asked. A field that does not apply to the hook is absent. Fields may be added; none changes its
 /// meaning within a version.
@@ -42,163 +43,6 @@ pub struct Input {
     /// The revocation that is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revocation: Option<Revocation>,
-}
-
-/// The four questions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hook {
-    /// May this worker have this certificate?
-    CanIssueCertificate,
-    /// How long may it live?
-    CertificateValidityPeriod,
-    /// Should this certificate be renewed now?
-    ShouldRenewCertificate,
-    /// May this certificate be revoked by this actor?
-    RevokeCertificate,
-}
-
-impl Hook {
-    /// Every hook, in the order of the documentation.
-    pub const ALL: [Self; 4] = [
-        Self::CanIssueCertificate,
-        Self::CertificateValidityPeriod,
-        Self::ShouldRenewCertificate,
-        Self::RevokeCertificate,
-    ];
-
-    /// The hook's name, the rule's name in package `crank` too.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::CanIssueCertificate => "can_issue_certificate",
-            Self::CertificateValidityPeriod => "certificate_validity_period",
-            Self::ShouldRenewCertificate => "should_renew_certificate",
-            Self::RevokeCertificate => "revoke_certificate",
-        }
-    }
-
-    /// The rule that answers it: `data.crank.` and the name. It is fixed: no request chooses what is evaluated.
-    #[must_use]
-    pub fn query(self) -> &'static str {
-        match self {
-            Self::CanIssueCertificate => "data.crank.can_issue_certificate",
-            Self::CertificateValidityPeriod => "data.crank.certificate_validity_period",
-            Self::ShouldRenewCertificate => "data.crank.should_renew_certificate",
-            Self::RevokeCertificate => "data.crank.revoke_certificate",
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// [`Environment`] as it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EnvironmentName {
-    /// A developer's machine.
-    Development,
-    /// Everywhere else.
-    Production,
-}
-
-/// Who asks, as the CA has proven it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// The worker.
-    pub worker_id: WorkerId,
-    /// Its SPIFFE id.
-    pub spiffe_id: String,
-    /// How it proved that: `token`, `certificate` (a renewal), `caller` (a program that has the CA in it).
-    pub authentication: String,
-    /// Which credential: a token's id, a certificate's serial.
-    pub credential: String,
-    /// All names that the credential permits.
-    pub permitted_names: Names,
-    /// Where the request came from; absent for a caller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<IpAddr>,
-}
-
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request {
-    /// The names that the certificate will carry.
-    pub names: Names,
-    /// The kind of key, as `ecdsa-p256`.
-    pub key_type: String,
-    /// The correlation id of the request.
-    pub correlation_id: String,
-    /// The trace that the request belongs to, for the headers of questions about it; no part of the document.
-    #[serde(skip)]
-    pub trace: Option<TraceContext>,
-}
-
-/// Names by kind, each sorted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Names {
-    /// DNS names.
-    #[serde(default)]
-    pub dns: Vec<String>,
-    /// IP addresses.
-    #[serde(default)]
-    pub ip: Vec<String>,
-    /// SPIFFE ids.
-    #[serde(default)]
-    pub uri: Vec<String>,
-}
-
-/// A certificate in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Certificate {
-    /// The serial number, as `4a:3b:2c:1d`.
-    pub serial: String,
-    /// The subject's distinguished name.
-    pub subject: String,
-    /// The issuer's distinguished name.
-    pub issuer: String,
-    /// Its names.
-    pub names: Names,
-    /// `notBefore`.
-    #[serde(with = "time::serde::rfc3339")]
-    pub not_before: OffsetDateTime,
-    /// `notAfter`.
-    #[serde(with = "time::serde::rfc3339")]
-    pub not_after: OffsetDateTime,
-    /// Its whole life in seconds.
-    pub lifetime_seconds: i64,
-    /// What is left of it in seconds; negative after its end.
-    pub remaining_seconds: i64,
-}
-
-/// A revocation that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Revocation {
-    /// Whose certificate.
-    pub worker_id: WorkerId,
-    /// Why, as `keyCompromise`.
-    pub reason: RevocationReason,
-    /// Who asks.
-    pub actor: ActorName,
-}
-
-/// Who asks for a revocation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ActorName {
-    /// `worker`, `admin` or `operator`.
-    pub kind: String,
-    /// The worker id or the administrator's name; empty for the operator.
-    pub name: String,
 }
 
 impl Input {
@@ -262,104 +106,25 @@ impl Input {
             time,
             // Until 2262, as far as Rego's own functions reach.
             time_ns: i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX),
-            environment: match environment {
-                Environment::Development => EnvironmentName::Development,
-                Environment::Production => EnvironmentName::Production,
-            },
+            environment: environment.into(),
             identity: None,
             request: None,
             certificate: None,
             revocation: None,
         }
     }
-
-    /// A complete question of this kind, from which cases and trials start: worker `streaming` in production, at noon of
-    /// 1 January 2030.
-    #[must_use]
-    pub fn sample(hook: Hook) -> Self {
-        let now = SAMPLE_TIME;
-        let names = Names {
-            dns: vec!["localhost".to_owned(), SAMPLE_WORKER.to_owned()],
-            ip: Vec::new(),
-            uri: vec![format!("spiffe://crank.local/worker/{SAMPLE_WORKER}")],
-        };
-        let mut input = Self::empty(hook, Environment::Production, now);
-        match hook {
-            Hook::CanIssueCertificate | Hook::CertificateValidityPeriod => {
-                input.identity = Some(Identity {
-                    worker_id: sample_worker(),
-                    spiffe_id: names.uri[0].clone(),
-                    authentication: "token".to_owned(),
-                    credential: "tok_0123456789abcdef".to_owned(),
-                    permitted_names: names.clone(),
-                    source: Some(IpAddr::from([10, 0, 0, 7])),
-                });
-                let key_type = KeyType::EcdsaP256.name().to_owned();
-                input.request = Some(Request { names, key_type, correlation_id: "req_1".to_owned(), trace: None });
-            }
-            Hook::ShouldRenewCertificate => {
-                input.certificate = Some(Certificate {
-                    serial: "4a:3b:2c:1d".to_owned(),
-                    subject: format!("CN={SAMPLE_WORKER}, O=Crank Platform, OU=Worker Services"),
-                    issuer: "CN=Crank Issuing CA".to_owned(),
-                    names,
-                    not_before: now - time::Duration::days(9),
-                    not_after: now + time::Duration::DAY,
-                    lifetime_seconds: time::Duration::days(10).whole_seconds(),
-                    remaining_seconds: time::Duration::DAY.whole_seconds(),
-                });
-            }
-            Hook::RevokeCertificate => {
-                input.revocation = Some(Revocation {
-                    worker_id: sample_worker(),
-                    reason: RevocationReason::KeyCompromise,
-                    actor: ActorName { kind: "admin".to_owned(), name: "alice".to_owned() },
-                });
-            }
-        }
-        input
-    }
-}
-
-impl Names {
-    fn of(names: &BTreeSet<SubjectAltName>) -> Self {
-        let mut sorted = Self::default();
-        for name in names {
-            match name {
-                SubjectAltName::Dns(name) => sorted.dns.push(name.to_string()),
-                SubjectAltName::Ip(address) => sorted.ip.push(address.to_string()),
-                SubjectAltName::Uri(id) => sorted.uri.push(id.to_string()),
-            }
-        }
-        sorted
-    }
-
-    /// From `DNS:…`, `IP:…`, `URI:…`, as metadata has them.
-    fn of_texts(names: &[String]) -> Self {
-        let of_kind = |kind: &str| {
-            let mut names: Vec<String> =
-                names.iter().filter_map(|name| name.strip_prefix(kind)).map(str::to_owned).collect();
-            names.sort();
-            names
-        };
-        Self { dns: of_kind("DNS:"), ip: of_kind("IP:"), uri: of_kind("URI:") }
-    }
-}
-
-fn sample_worker() -> WorkerId {
-    WorkerId::new(SAMPLE_WORKER).expect("the constant is a worker id")
 }
 
 /// The version of the document.
 pub const VERSION: u32 = 1;
 
-const SAMPLE_WORKER: &str = "streaming";
-
-const SAMPLE_TIME: OffsetDateTime = time::macros::datetime!(2030-01-01 12:00 UTC);
-
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::identity::{KeyType, SubjectAltName};
+    use crate::trace_context::TraceContext;
 
     /// What worker `streaming` asks for.
     pub(crate) fn capabilities(names: &[&str], permitted: &[&str]) -> Capabilities {
@@ -443,15 +208,5 @@ mod tests {
             "actor": { "kind": "admin", "name": "al\\nice" },
         });
         assert_eq!(serde_json::to_value(input.revocation).unwrap(), expected);
-    }
-
-    #[test]
-    fn samples_are_whole_and_names_of_hooks_are_those_of_rules() {
-        for hook in Hook::ALL {
-            let text = serde_json::to_string(&Input::sample(hook)).unwrap();
-            assert_eq!(serde_json::from_str::<Input>(&text).unwrap(), Input::sample(hook));
-            assert_eq!(serde_json::to_value(hook).unwrap(), hook.name());
-            assert_eq!(hook.query(), format!("data.crank.{hook}"));
-        }
     }
 }
