@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crank_agent::ca::{CaConfig, Server, initialize_controller_certificates};
+use crank_agent::ca::{CaConfig, Server};
 use crank_agent::clock::{Clock, Now, SystemClock};
-use crank_agent::config::Environment;
 use crank_agent::identity::PrivateKey;
 use rustls::pki_types::CertificateDer;
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::harness::{TestCa, identity, key_and_csr};
@@ -27,14 +25,11 @@ impl Clock for Ahead {
 
 /// A CA whose leaves live for a minute.
 async fn ca_with(grace: Duration) -> (TestCa, Arc<Ahead>) {
-    let directory = TempDir::new().unwrap();
-    let data = directory.path().join("ca");
-    initialize_controller_certificates(&data, Environment::Development).unwrap();
-    let mut config = CaConfig::new(data, "127.0.0.1:0".parse().unwrap(), vec!["localhost".parse().unwrap()]);
-    (config.lifetime, config.renewal_grace) = (Duration::from_mins(1), grace);
-    let (clock, cancel) = (Arc::new(Ahead::default()), CancellationToken::new());
-    let running = Server::start(config, Arc::clone(&clock) as Arc<dyn Clock>, cancel.clone()).await.unwrap();
-    (TestCa::of(directory, running, cancel), clock)
+    let clock = Arc::new(Ahead::default());
+    let ca = TestCa::start_by(Arc::clone(&clock) as Arc<dyn Clock>, |config| {
+        (config.lifetime, config.renewal_grace) = (Duration::from_mins(1), grace);
+    });
+    (ca.await, clock)
 }
 
 async fn enrolled(ca: &TestCa, worker: &str) -> (Vec<CertificateDer<'static>>, PrivateKey) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crank_agent::ca::{CaConfig, RunningCa, Server, initialize_controller_certificates};
-use crank_agent::clock::SystemClock;
+use crank_agent::clock::{Clock, SystemClock};
 use crank_agent::config::Environment;
 use crank_agent::identity::csr::generate_csr;
 use crank_agent::identity::{KeyType, PrivateKey, RequestedIdentity, SubjectAltName, TrustDomain, WorkerId};
@@ -49,6 +49,11 @@ impl TestCa {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut CaConfig)) -> Self {
+        Self::start_by(Arc::new(SystemClock), change).await
+    }
+
+    /// One that takes its time from `clock`.
+    pub(crate) async fn start_by(clock: Arc<dyn Clock>, change: impl FnOnce(&mut CaConfig)) -> Self {
         let directory = TempDir::new().unwrap();
         let data = directory.path().join("ca");
         initialize_controller_certificates(&data, Environment::Development).unwrap();
@@ -56,12 +61,7 @@ impl TestCa {
         let mut config = CaConfig::new(data, "127.0.0.1:0".parse().unwrap(), names);
         change(&mut config);
         let cancel = CancellationToken::new();
-        let running = Server::start(config, Arc::new(SystemClock), cancel.clone()).await.unwrap();
-        Self { directory, running, cancel }
-    }
-
-    /// One that was started in another way.
-    pub(crate) fn of(directory: TempDir, running: RunningCa, cancel: CancellationToken) -> Self {
+        let running = Server::start(config, clock, cancel.clone()).await.unwrap();
         Self { directory, running, cancel }
     }
 
@@ -220,10 +220,19 @@ pub(crate) fn assert_good(reply: &Reply, root_pem: &str, key: &PrivateKey, names
 }
 
 /// Polls `condition` until it holds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(30), what, condition).await;
+}
+
+/// Polls `condition` until it holds; for what takes longer than most.
+pub(crate) async fn eventually_within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let deadline = tokio::time::Instant::now() + patience;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within 30 s: {what}");
+        assert!(tokio::time::Instant::now() < deadline, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -13,7 +13,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::credentials::join_all;
 use super::crl::fetch;
-use super::harness::{TestCa, client_config, client_with_config, eventually, identity, key_and_csr};
+use super::harness::{TestCa, client_config, client_with_config, eventually, eventually_within, identity, key_and_csr};
 use super::process::{Directory, Process, crank_ca, text};
 
 /// An answer that was given.
@@ -366,11 +366,7 @@ async fn five_thousand_wait_in_little_memory() {
             open += 1;
         }
     }
-    let deadline = Instant::now() + Duration::from_mins(3);
-    while files() < CONNECTIONS {
-        assert!(Instant::now() < deadline, "{} are connected after 3 minutes", files());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually_within(Duration::from_mins(3), "all are connected", || async { files() >= CONNECTIONS }).await;
     let during = memory();
     println!(
         "{} KiB before, {} KiB with {CONNECTIONS} waiting: {} KiB each",
