@@ -30,6 +30,7 @@ mod enrolment;
 mod est;
 mod glob;
 mod http;
+mod in_force;
 mod issuers;
 mod limits;
 mod manager;
@@ -76,7 +77,7 @@ pub use revocation::{
     AdminSection, CrlSection, REVOCATION_REASONS, RenewalSection, RevocationConfig, RevocationError, Revocations,
     RevokedCertificate, reason_name,
 };
-pub use server::{DRAIN_DEADLINE, RunningCa, Server};
+pub use server::{DRAIN_DEADLINE, Reloader, RunningCa, Server};
 pub use sign::SignError;
 pub use state::{Counts, Database, DecisionRecord, PostgresServer, StateError, TokenRecord};
 pub use token::{CreatedToken, TokenError, TokenSecret, Tokens};

@@ -43,6 +43,8 @@ mod problems;
 mod process;
 #[path = "ca/records.rs"]
 mod records;
+#[path = "ca/reload.rs"]
+mod reload;
 #[path = "ca/renewal.rs"]
 mod renewal;
 #[path = "ca/revocation.rs"]

@@ -27,13 +27,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
-use crank_agent::ca::{Server, Tokens};
+use crank_agent::ca::{Reloader, Server, Tokens};
 use crank_agent::clock::{Clock, SystemClock};
 use time::format_description::well_known::Rfc3339;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use arguments::{Cli, Command, LogFormat, Place, Serve, Token};
+use arguments::{Cli, Command, LogFormat, Place, Serve, ServeSettings, Token};
 use failure::{CANNOT_WRITE, CONFIGURATION, Failure, INTERNAL};
 
 fn main() -> ExitCode {
@@ -75,9 +75,10 @@ fn main() -> ExitCode {
 
 async fn run(serve: Serve) -> Result<(), Failure> {
     start_logging(&serve.log, serve.log_format)?;
-    let config = serve.settings.resolve()?;
+    let config = serve.settings.clone().resolve()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::new(INTERNAL, &error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::new(INTERNAL, &error))?;
+    let hang_up = signal(SignalKind::hangup()).map_err(|error| Failure::new(INTERNAL, &error))?;
     let cancel = CancellationToken::new();
     let running = Server::start(config, Arc::new(SystemClock), cancel.clone()).await?;
     tracing::info!(
@@ -86,11 +87,13 @@ async fn run(serve: Serve) -> Result<(), Failure> {
         fingerprint = running.root_fingerprint(),
         "serving"
     );
+    let reloader = running.reloader();
     let stopped = running.stopped();
     let mut stopped = std::pin::pin!(stopped);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = reload_at(hang_up, &reloader, &serve.settings) => {}
         result = stopped.as_mut() => {
             result?;
             return Err(Failure { code: INTERNAL, message: "the server stopped by itself".to_owned() });
@@ -99,6 +102,20 @@ async fn run(serve: Serve) -> Result<(), Failure> {
     tracing::info!("stopping");
     cancel.cancel();
     Ok(stopped.await?)
+}
+
+/// At each signal, reads the settings and all that they lead to. Ends with the signals only.
+async fn reload_at(mut hang_up: Signal, reloader: &Reloader, settings: &ServeSettings) {
+    while hang_up.recv().await.is_some() {
+        let reloaded = match settings.clone().resolve() {
+            Ok(config) => reloader.reload(config).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        match reloaded {
+            Ok(()) => tracing::info!("settings, policies and keys have been read again"),
+            Err(failure) => tracing::error!(error = failure.message, "the settings are refused, those before stay"),
+        }
+    }
 }
 
 async fn manage_tokens(token: Token) -> Result<(), Failure> {

@@ -108,7 +108,7 @@ impl CertificateAuthorityManager {
         if record.not_after <= self.clock.now().wall {
             return Err(EnrolmentError::CertificateExpired);
         }
-        let (admin, revoked) = (self.admins.name_among(&record.names), record.revoked_at.is_some());
+        let (admin, revoked) = (self.in_force().admins.name_among(&record.names), record.revoked_at.is_some());
         let subject = Subject::of(record).ok_or(EnrolmentError::CertificateUnknown)?;
         Ok(Caller { subject, admin, revoked })
     }

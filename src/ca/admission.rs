@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::CaConfig;
 use super::anonymous::AnonymousRule;
+use super::in_force::Before;
 use super::limits::{Budget, Limits, RequestLimits};
 use super::oidc::Issuers;
 use crate::clock::Clock;
@@ -19,7 +20,7 @@ pub(super) struct Admission {
     /// How long after its end a certificate serves to renew itself.
     pub(super) renewal_grace: Duration,
     /// How often anybody may ask.
-    pub(super) limits: Limits,
+    pub(super) limits: Arc<Limits>,
 }
 
 impl Admission {
@@ -28,26 +29,30 @@ impl Admission {
         let off = Budget { rate: 0, burst: 1 };
         let limits = RequestLimits { source: off, worker: off, ..RequestLimits::default() };
         Self {
-            issuers: Issuers::new(Vec::new(), clock),
+            issuers: Issuers::new(Vec::new(), clock, None),
             anonymous: Vec::new(),
             renewal_grace: Duration::ZERO,
-            limits: Limits::new(&limits, 0, Arc::clone(clock)),
+            limits: Arc::new(Limits::new(&limits, 0, Arc::clone(clock))),
         }
     }
 
-    /// Those of `config`.
-    pub(super) fn of(config: &CaConfig, clock: &Arc<dyn Clock>) -> Self {
+    /// Those of `config`. An issuer that was trusted before keeps its keys, and limits that are the same what was spent.
+    pub(super) fn of(config: &CaConfig, clock: &Arc<dyn Clock>, before: Option<&Before<'_>>) -> Self {
         for rule in &config.anonymous {
             tracing::warn!(
                 %rule,
                 "certificates WITHOUT ANY CREDENTIAL: whoever sends from these networks can be any of these workers"
             );
         }
+        let admission = before.map(|before| &before.in_force.admission);
+        let limits = before.filter(|before| before.config.limits == config.limits);
         Self {
-            issuers: Issuers::new(config.issuers.clone(), clock),
+            issuers: Issuers::new(config.issuers.clone(), clock, admission.map(|admission| &admission.issuers)),
             anonymous: config.anonymous.clone(),
             renewal_grace: config.renewal_grace,
-            limits: Limits::new(&config.limits, config.max_connections, Arc::clone(clock)),
+            limits: limits
+                .map(|before| Arc::clone(&before.in_force.admission.limits))
+                .unwrap_or_else(|| Arc::new(Limits::new(&config.limits, config.max_connections, Arc::clone(clock)))),
         }
     }
 }

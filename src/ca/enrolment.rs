@@ -200,7 +200,7 @@ impl CertificateAuthorityManager {
         audit: &mut Audit<'_>,
     ) -> Result<Requester, EnrolmentError> {
         let requester = self.authenticate(credentials, body, context, audit).await?;
-        let asks = self.admission.limits.worker_asks(&requester.worker_id);
+        let asks = self.in_force().admission.limits.worker_asks(&requester.worker_id);
         asks.map_err(|wait| EnrolmentError::TooMany { seconds: wait.seconds })?;
         Ok(requester)
     }
@@ -208,7 +208,7 @@ impl CertificateAuthorityManager {
     /// What is refused costs its worker more than what succeeds.
     fn count_failure(&self, requester: &Requester, issued: &Result<IssuedCertificate, EnrolmentError>) {
         if issued.as_ref().is_err_and(|error| !error.is_internal()) {
-            self.admission.limits.worker_failed(&requester.worker_id);
+            self.in_force().admission.limits.worker_failed(&requester.worker_id);
         }
     }
 
@@ -287,7 +287,8 @@ impl CertificateAuthorityManager {
             trace: context.trace,
         };
         let worker_id = &requester.worker_id;
-        let decision = decided(self.policy.can_issue_certificate(worker_id, &capabilities)).await?;
+        let in_force = self.in_force();
+        let decision = decided(in_force.policy.can_issue_certificate(worker_id, &capabilities)).await?;
         audit.decided(&decision);
         let record = |hook, decision| {
             let at = self.clock.now().wall;
@@ -298,7 +299,7 @@ impl CertificateAuthorityManager {
             self.state.record_decisions(vec![issuance]).await?;
             return Err(EnrolmentError::Denied(decision));
         }
-        let period = decided(self.policy.certificate_validity_period(worker_id, &capabilities)).await?;
+        let period = decided(in_force.policy.certificate_validity_period(worker_id, &capabilities)).await?;
         if !period.decision.is_allowed() {
             audit.decided(&period.decision);
             let validity = record("certificate_validity_period", &period.decision);

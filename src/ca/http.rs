@@ -123,8 +123,8 @@ impl Site {
     }
 
     /// How often anybody may ask.
-    pub(super) fn limits(&self) -> &Limits {
-        &self.manager.admission.limits
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.manager.in_force().admission.limits)
     }
 
     /// Wall time.

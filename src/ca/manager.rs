@@ -8,12 +8,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::Admins;
-use super::admission::Admission;
 use super::authority::{Authority, CaCertificate, InitOptions, KeySettings, Stamp, fingerprint};
-use super::crl::DEFAULT_CRL_LIFETIME;
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
-use super::renewal_info::{RenewalInfo, RenewalOrders, Subject, Waiters};
+use super::in_force::InForce;
+use super::renewal_info::{RenewalInfo, RenewalOrders, Subject};
 use super::revocation::{RevocationError, RevokedCertificate, Revoker, Standing};
 use super::state::{Database, State, StateError};
 use super::token::Tokens;
@@ -30,7 +28,6 @@ pub struct CertificateAuthorityManager {
     keys: KeySettings,
     authority: watch::Sender<Arc<Authority>>,
     pub(super) state: State,
-    pub(super) policy: Box<dyn Policy>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) environment: Environment,
     /// Names of the CA itself, which no worker gets.
@@ -38,16 +35,7 @@ pub struct CertificateAuthorityManager {
     pub(super) turns: Turns,
     /// What is known of revocations, orders and CRLs.
     pub(super) standing: Standing,
-    /// Who may revoke any certificate.
-    pub(super) admins: Admins,
-    /// The life of a CRL.
-    pub(super) crl_lifetime: time::Duration,
-    /// The places for those who wait for news.
-    pub(super) waiters: Waiters,
-    /// A page that tells more of orders to renew.
-    pub(super) explanation_url: Option<String>,
-    /// Who may ask, and how often.
-    pub(super) admission: Admission,
+    in_force: watch::Sender<Arc<InForce>>,
 }
 
 impl CertificateAuthorityManager {
@@ -105,23 +93,18 @@ impl CertificateAuthorityManager {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
         let (authority, _) = watch::channel(Arc::new(load(data_dir, keys).await?));
-        let admission = Admission::closed(&clock);
+        let (in_force, _) = watch::channel(Arc::new(InForce::closed(policy.into(), &clock)));
         Ok(Self {
             data_dir: data_dir.to_owned(),
             keys: keys.clone(),
             authority,
             state: State::open(data_dir, database).await?,
-            policy,
             clock,
             environment,
             reserved: BTreeSet::new(),
             turns: Turns::default(),
-            admission,
             standing: Standing::new(),
-            admins: Admins::default(),
-            crl_lifetime: time::Duration::try_from(DEFAULT_CRL_LIFETIME).unwrap_or(time::Duration::DAY),
-            waiters: Waiters::new(0),
-            explanation_url: None,
+            in_force,
         })
     }
 
@@ -135,6 +118,16 @@ impl CertificateAuthorityManager {
     #[must_use]
     pub fn trust_domain(&self) -> TrustDomain {
         self.authority().trust_domain().clone()
+    }
+
+    /// The settings as they are now.
+    pub(super) fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.borrow())
+    }
+
+    /// From now on these count.
+    pub(super) fn put_in_force(&self, settings: Arc<InForce>) {
+        self.in_force.send_replace(settings);
     }
 
     /// Keys and certificates as they are now. One request keeps what it began with.
@@ -169,7 +162,8 @@ impl CertificateAuthorityManager {
         reason: RevocationReason,
         context: &Context,
     ) -> Result<RevokedCertificate, RevocationError> {
-        let revoker = Revoker { state: &self.state, policy: &*self.policy, clock: &*self.clock };
+        let in_force = self.in_force();
+        let revoker = Revoker { state: &self.state, policy: &*in_force.policy, clock: &*self.clock };
         let done = revoker.revoke(actor, serial, reason, context).await?;
         // It is revoked: what follows is only sooner than the next look would be.
         if let Err(error) = self.look().await {
@@ -188,13 +182,14 @@ impl CertificateAuthorityManager {
     /// How many workers wait for news of their certificates at this moment.
     #[must_use]
     pub fn waiting_count(&self) -> usize {
-        self.waiters.total()
+        self.in_force().waiters.total()
     }
 
     /// What is to be said about the renewal of a certificate.
     pub(super) fn renewal_info(&self, subject: &Subject) -> RenewalInfo {
         let roots: Vec<String> = self.authority().roots().iter().map(|root| fingerprint(root)).collect();
-        self.standing.with(|known| RenewalInfo::new(subject, known, &roots, self.explanation_url.as_deref()))
+        let in_force = self.in_force();
+        self.standing.with(|known| RenewalInfo::new(subject, known, &roots, in_force.explanation_url.as_deref()))
     }
 
     /// Reads keys and certificates anew. Requests under way keep those that they began with.
@@ -202,7 +197,17 @@ impl CertificateAuthorityManager {
     /// # Errors
     /// When they cannot be read, or do not fit: those before stay in force.
     pub async fn reload(&self) -> Result<(), CaError> {
-        let loaded = load(&self.data_dir, &self.keys).await?;
+        self.put_authority_in_force(self.load_authority().await?);
+        Ok(())
+    }
+
+    /// Keys and certificates as they are in the directory.
+    pub(super) async fn load_authority(&self) -> Result<Authority, CaError> {
+        load(&self.data_dir, &self.keys).await
+    }
+
+    /// From now on these sign, and are handed out.
+    pub(super) fn put_authority_in_force(&self, loaded: Authority) {
         let before = self.authority.send_replace(Arc::new(loaded));
         let now = self.authority();
         if before.issuer() != now.issuer() || before.roots() != now.roots() {
@@ -213,7 +218,6 @@ impl CertificateAuthorityManager {
                 "issuer and roots are others now"
             );
         }
-        Ok(())
     }
 
     /// Reloads whenever the CA's directory has changed; looks once a second, until cancelled.
@@ -255,7 +259,7 @@ impl CertificateAuthorityManager {
     /// Which policy rules are in force.
     #[must_use]
     pub fn policy_status(&self) -> PolicyStatus {
-        self.policy.status()
+        self.in_force().policy.status()
     }
 
     /// How many certificates have been issued to workers.

@@ -56,7 +56,7 @@ impl std::fmt::Debug for SignedToken {
 
 /// The issuers whose tokens count. There may be none; then no token counts.
 #[derive(Debug)]
-pub(crate) struct Issuers(Vec<Trusted>);
+pub(crate) struct Issuers(Vec<Arc<Trusted>>);
 
 #[derive(Debug)]
 struct Trusted {
@@ -82,10 +82,21 @@ pub(crate) struct Attested {
 }
 
 impl Issuers {
-    /// These issuers. No key is fetched before a token asks for it.
-    pub(crate) fn new(issuers: Vec<TokenIssuer>, clock: &Arc<dyn Clock>) -> Self {
-        let trusted = |issuer: TokenIssuer| Trusted { keys: Keys::new(&issuer, Arc::clone(clock)), issuer };
+    /// These issuers. No key is fetched before a token asks for it; those that are the same as `before` have theirs.
+    pub(crate) fn new(issuers: Vec<TokenIssuer>, clock: &Arc<dyn Clock>, before: Option<&Self>) -> Self {
+        let trusted = |issuer: TokenIssuer| {
+            let known = before.and_then(|before| before.0.iter().find(|trusted| trusted.issuer == issuer));
+            let new = || Arc::new(Trusted { keys: Keys::new(&issuer, Arc::clone(clock)), issuer: issuer.clone() });
+            known.map_or_else(new, Arc::clone)
+        };
         Self(issuers.into_iter().map(trusted).collect())
+    }
+
+    /// Reads the keys of all of them now. The last good ones stay where that fails, which is logged.
+    pub(crate) async fn read_again(&self) {
+        for trusted in &self.0 {
+            trusted.keys.read_again().await;
+        }
     }
 
     /// Verifies a token: form, issuer, signature, times, audience, in this order. May fetch the issuer's keys, which takes
@@ -101,7 +112,7 @@ impl Issuers {
         let claims = Claims::parse(&signed.payload)?;
         let issuer = claims.issuer()?;
         let trusted = self.0.iter().find(|trusted| trusted.issuer.issuer == issuer);
-        let Trusted { issuer, keys } = trusted.ok_or(TokenRefusal::UnknownIssuer)?;
+        let Trusted { issuer, keys } = &**trusted.ok_or(TokenRefusal::UnknownIssuer)?;
         if !issuer.algorithms.contains(&signed.header.algorithm) {
             return Err(TokenRefusal::Algorithm);
         }

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod connection;
+mod reload;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -17,8 +18,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Admission, LONGEST_GRACE};
+use super::admission::LONGEST_GRACE;
 use super::http::Site;
+use super::in_force::InForce;
 use super::limits::{Place, Source};
 use super::manager::CertificateAuthorityManager;
 use super::retention::Retention;
@@ -29,6 +31,7 @@ use crate::policy::DefaultPolicy;
 use crate::slots::Slots;
 
 use certificate::ServerCertificate;
+pub use reload::Reloader;
 
 /// Starts serving CAs; several may run in one process.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub struct Server;
 pub struct RunningCa {
     address: SocketAddr,
     manager: Arc<CertificateAuthorityManager>,
+    reloader: Arc<Reloader>,
     task: JoinHandle<()>,
 }
 
@@ -53,28 +57,7 @@ impl Server {
         clock: Arc<dyn Clock>,
         cancel: CancellationToken,
     ) -> Result<RunningCa, CaError> {
-        let setting = |setting| move |reason| CaError::Setting { setting, reason };
-        let policy = DefaultPolicy::new(config.lifetime).map_err(setting("lifetime"))?;
-        if config.names.is_empty() {
-            return Err(setting("dns")("expected at least one name for the server certificate"));
-        }
-        if !(1..=Semaphore::MAX_PERMITS).contains(&config.max_connections) {
-            return Err(setting("max connections")("expected at least 1"));
-        }
-        let names: BTreeSet<SubjectAltName> = config.names.iter().cloned().collect();
-        if names.iter().any(|name| matches!(name, SubjectAltName::Uri(_))) {
-            return Err(setting("dns")("expected DNS names and IP addresses"));
-        }
-        let problems = config.revocation.problems(config.max_connections);
-        if !problems.is_empty() {
-            return Err(CaConfigReport { problems }.into());
-        }
-        if config.renewal_grace > LONGEST_GRACE {
-            return Err(setting("renewal grace")("expected at most 7d"));
-        }
-        if config.limits.connections_per_source == Some(0) {
-            return Err(setting("connections per source")("expected at least 1"));
-        }
+        let Checked { policy, names } = checked(&config)?;
         let listen = |source| CaError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -88,8 +71,8 @@ impl Server {
             Arc::clone(&clock),
         )
         .await?;
-        manager.admission = Admission::of(&config, &clock);
-        config.revocation.apply(&mut manager, config.max_connections);
+        let in_force = InForce::of(&config, Arc::clone(&manager.in_force().policy), &clock, None);
+        manager.put_in_force(Arc::new(in_force));
         manager.reserved = names.iter().filter(|name| !is_local(name)).cloned().collect();
         let manager = Arc::new(manager);
         // No handshake before all revocations are known and on a CRL.
@@ -108,7 +91,8 @@ impl Server {
             cancel,
         };
         let task = tokio::spawn(serving.run());
-        Ok(RunningCa { address, manager, task })
+        let reloader = Arc::new(Reloader::new(Arc::clone(&manager), config));
+        Ok(RunningCa { address, manager, reloader, task })
     }
 }
 
@@ -155,6 +139,12 @@ impl RunningCa {
         &self.manager
     }
 
+    /// Changes its settings, as long as it serves.
+    #[must_use]
+    pub fn reloader(&self) -> Arc<Reloader> {
+        Arc::clone(&self.reloader)
+    }
+
     /// Waits until it has stopped: after cancellation, within [`DRAIN_DEADLINE`].
     ///
     /// # Errors
@@ -162,6 +152,40 @@ impl RunningCa {
     pub async fn stopped(self) -> Result<(), CaError> {
         self.task.await.map_err(|_| CaError::Task("CA server"))
     }
+}
+
+/// What settings give that fit each other.
+struct Checked {
+    policy: DefaultPolicy,
+    /// Of the server.
+    names: BTreeSet<SubjectAltName>,
+}
+
+/// Looks through the settings.
+fn checked(config: &CaConfig) -> Result<Checked, CaError> {
+    let setting = |setting| move |reason| CaError::Setting { setting, reason };
+    let policy = DefaultPolicy::new(config.lifetime).map_err(setting("lifetime"))?;
+    if config.names.is_empty() {
+        return Err(setting("dns")("expected at least one name for the server certificate"));
+    }
+    if !(1..=Semaphore::MAX_PERMITS).contains(&config.max_connections) {
+        return Err(setting("max connections")("expected at least 1"));
+    }
+    let names: BTreeSet<SubjectAltName> = config.names.iter().cloned().collect();
+    if names.iter().any(|name| matches!(name, SubjectAltName::Uri(_))) {
+        return Err(setting("dns")("expected DNS names and IP addresses"));
+    }
+    let problems = config.revocation.problems(config.max_connections);
+    if !problems.is_empty() {
+        return Err(CaConfigReport { problems }.into());
+    }
+    if config.renewal_grace > LONGEST_GRACE {
+        return Err(setting("renewal grace")("expected at most 7d"));
+    }
+    if config.limits.connections_per_source == Some(0) {
+        return Err(setting("connections per source")("expected at least 1"));
+    }
+    Ok(Checked { policy, names })
 }
 
 /// How long requests in flight may take after cancellation.
@@ -241,7 +265,7 @@ impl Serving {
     async fn admitted(&self) -> (TcpStream, SocketAddr, Place) {
         loop {
             let (stream, address) = accept(&self.listener).await;
-            if let Some(place) = self.manager.admission.limits.connect(Source::of(address.ip())) {
+            if let Some(place) = self.manager.in_force().admission.limits.connect(Source::of(address.ip())) {
                 return (stream, address, place);
             }
             tracing::debug!(%address, "too many connections of this source");

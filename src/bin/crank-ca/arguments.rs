@@ -68,7 +68,7 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Place {
     /// Where the CA's keys, certificates and database are
     #[arg(long, env = "CRANK_CA_DATA_DIR", value_name = "DIR")]
@@ -112,7 +112,7 @@ impl Place {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Keys {
     /// A file with the passphrase of the CA's keys; keys that are made are encrypted with it
     #[arg(long, env = "CRANK_CA_PASSPHRASE_FILE", value_name = "FILE")]
@@ -233,7 +233,7 @@ pub(crate) struct Serve {
     pub(crate) log_format: LogFormat,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ServeSettings {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -414,6 +414,8 @@ Examples:
   crank-ca backup --data-dir /var/lib/crank-ca --out /backup/crank-ca-monday
   crank-ca restore --from /backup/crank-ca-monday --data-dir /var/lib/crank-ca
   crank-ca completions bash > /etc/bash_completion.d/crank-ca
+
+Signals of `serve`: SIGTERM and SIGINT stop, SIGHUP reads settings, policies and keys anew.
 
 Exit codes:
   0 done; 1 a test of a policy failed; 2 usage; 65 a damaged record or backup;

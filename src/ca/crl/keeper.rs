@@ -29,12 +29,12 @@ impl CertificateAuthorityManager {
     /// When the record fails or a CRL cannot be signed; those of other issuers are.
     pub(crate) async fn sign_due_crls(&self) -> Result<bool, CrlError> {
         let (mut signed, mut failed) = (false, None);
-        let now = self.clock.now().wall;
+        let (now, lifetime) = (self.clock.now().wall, self.in_force().crl_lifetime);
         for issuer in self.authority().signers() {
             let digest = issuer.digest();
             let due = self
                 .standing
-                .with(|known| is_due(known.crls.of(&digest), known.last_revocation(&digest), self.crl_lifetime, now));
+                .with(|known| is_due(known.crls.of(&digest), known.last_revocation(&digest), lifetime, now));
             if due {
                 match self.sign_next(Arc::clone(issuer), digest).await {
                     Ok(()) => signed = true,
@@ -50,7 +50,7 @@ impl CertificateAuthorityManager {
 
     /// Reserve, sign, record: as with certificates.
     async fn sign_next(&self, issuer: Arc<Signer>, digest: [u8; 32]) -> Result<(), CrlError> {
-        let plan = self.state.reserve_crl(digest, self.crl_lifetime, self.clock.now().wall).await?;
+        let plan = self.state.reserve_crl(digest, self.in_force().crl_lifetime, self.clock.now().wall).await?;
         let number = plan.number;
         let signed = tokio::task::spawn_blocking(move || sign_crl(&issuer, &plan).map(|der| (plan, der))).await;
         let (plan, der) =

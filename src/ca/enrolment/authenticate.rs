@@ -72,7 +72,8 @@ impl CertificateAuthorityManager {
 
     /// Worker and names come from the issuer's templates; the token may be used until it expires.
     async fn by_signed_token(&self, token: &SignedToken, audit: &mut Audit<'_>) -> Result<Requester, EnrolmentError> {
-        let verified = self.admission.issuers.verify(token, &*self.clock).await?;
+        let in_force = self.in_force();
+        let verified = in_force.admission.issuers.verify(token, &*self.clock).await?;
         let credential = Credential::Signed { kind: verified.kind(), id: verified.credential() };
         audit.presented(&credential);
         let attested = verified.attested()?;
@@ -90,7 +91,8 @@ impl CertificateAuthorityManager {
         audit: &mut Audit<'_>,
     ) -> Result<Requester, EnrolmentError> {
         let source = context.source.ok_or(EnrolmentError::NoCredential)?.ip();
-        let mut rules = self.admission.anonymous.iter().filter(|rule| rule.covers(source)).peekable();
+        let in_force = self.in_force();
+        let mut rules = in_force.admission.anonymous.iter().filter(|rule| rule.covers(source)).peekable();
         rules.peek().ok_or(EnrolmentError::NoCredential)?;
         let request: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
         let worker_id = WorkerId::new(&request.service_name).map_err(|_| EnrolmentError::NoCredential)?;
@@ -120,7 +122,7 @@ impl CertificateAuthorityManager {
         let credential = Credential::Certificate(serial);
         audit.shown(&worker_id, &credential);
         // Verified in the handshake too; but a connection may live longer than a certificate.
-        if record.not_after + self.admission.renewal_grace <= self.clock.now().wall {
+        if record.not_after + self.in_force().admission.renewal_grace <= self.clock.now().wall {
             return Err(EnrolmentError::CertificateExpired);
         }
         if record.revoked_at.is_some() {

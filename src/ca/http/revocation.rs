@@ -100,7 +100,8 @@ pub(super) async fn renewal_info(manager: &CertificateAuthorityManager, request:
     let mut info = now();
     let wait = preferred_wait(headers).filter(|_| matches(headers, &info.etag));
     let Some(wait) = wait else { return Ok(answer(headers, &info, subject.retry_after())) };
-    let Some(_place) = manager.waiters.take(&subject.serial) else {
+    let in_force = manager.in_force();
+    let Some(_place) = in_force.waiters.take(&subject.serial) else {
         return Ok(answer(headers, &info, WHEN_CROWDED));
     };
     let closing = parts.extensions.get::<Peer>().map(|peer| peer.closing.clone()).unwrap_or_default();

@@ -82,6 +82,11 @@ impl Keys {
         good.map(|(keys, _)| keys).ok_or(TokenRefusal::KeysUnavailable)
     }
 
+    /// Reads them now, however new those that are held are.
+    pub(super) async fn read_again(&self) {
+        self.read(self.turn.lock().await).await;
+    }
+
     async fn read(&self, mut told: tokio::sync::MutexGuard<'_, Told>) {
         // Noted before, so that a request that is given up half-way counts as a try.
         self.held.write().unwrap_or_else(PoisonError::into_inner).tried = Some(self.now());

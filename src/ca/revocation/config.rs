@@ -7,8 +7,6 @@ use serde::Deserialize;
 use crate::ca::admin::Admins;
 use crate::ca::config::{CaProblem, Text};
 use crate::ca::crl::{DEFAULT_CRL_LIFETIME, LONGEST_CRL_LIFETIME, SHORTEST_CRL_LIFETIME};
-use crate::ca::manager::CertificateAuthorityManager;
-use crate::ca::renewal_info::Waiters;
 use crate::duration::format_duration;
 
 /// The settings of revocation and renewal information.
@@ -97,15 +95,6 @@ impl RevocationConfig {
             problems.push(CaProblem::new("renewal.explanation_url", Some(url), "expected a URL as https://host/page"));
         }
         problems
-    }
-
-    /// Puts them into force.
-    pub(crate) fn apply(self, manager: &mut CertificateAuthorityManager, max_connections: usize) {
-        manager.crl_lifetime = time::Duration::try_from(self.crl_lifetime).unwrap_or(time::Duration::DAY);
-        manager.admins = self.admins;
-        // Not all of them: nobody could enrol while all wait.
-        manager.waiters = Waiters::new(self.max_waiting.unwrap_or(max_connections / 4 * 3));
-        manager.explanation_url = self.explanation_url;
     }
 }
 

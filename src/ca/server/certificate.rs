@@ -60,7 +60,7 @@ impl ServerCertificate {
         // The intermediates too, for workers that show their leaf alone: EST gives them no more.
         let intermediates = authority.issuing_certificates().cloned();
         let roots: Vec<_> = authority.roots().iter().cloned().chain(intermediates).collect();
-        let clients = match self.manager.admission.renewal_grace {
+        let clients = match self.manager.in_force().admission.renewal_grace {
             Duration::ZERO => ClientTrust::Roots(&roots),
             grace => ClientTrust::LapsedTo(&roots, grace),
         };
