@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::identity::{CertificateMetadata, WorkerId};
-use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, hex, printable};
 
 /// Something that happened to a worker's certificate. A closed list; the JSON names are those of [`name`](Self::name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -265,7 +265,7 @@ pub fn new_correlation_id() -> String {
     let mut bytes = [0; 16];
     // The system's random source does not fail after boot; were it to, an all-zero id would still be a valid one.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes.iter().fold(String::from("req_"), |text, byte| format!("{text}{byte:02x}"))
+    format!("req_{}", hex(&bytes))
 }
 
 #[cfg(test)]

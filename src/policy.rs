@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 
 use crate::config::Environment;
 use crate::identity::{CertificateMetadata, KeyType, SpiffeId, SubjectAltName, WorkerId};
-use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, hex, printable};
 use crate::trace_context::TraceContext;
 
 pub use default::DefaultPolicy;
@@ -273,5 +273,5 @@ fn new_decision_id() -> String {
     let mut bytes = [0; 16];
     // The system's random source does not fail after boot; were it to, an all-zero id would still be a valid one.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes.iter().fold(String::from("dec_"), |text, byte| format!("{text}{byte:02x}"))
+    format!("dec_{}", hex(&bytes))
 }

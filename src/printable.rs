@@ -37,6 +37,20 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     printable(&text, 2 * FOREIGN_TEXT_LIMIT)
 }
 
+/// `bytes` as lower-case hexadecimal digits, two each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 0xf].map(hex_digit));
+    }
+    text
+}
+
+/// The digit for a number below 16.
+pub(crate) fn hex_digit(number: u8) -> char {
+    char::from_digit(u32::from(number), 16).unwrap_or('?')
+}
+
 /// The longest foreign text that an error, event or log line carries, in characters.
 pub const FOREIGN_TEXT_LIMIT: usize = 512;
 
@@ -57,6 +71,12 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn hexadecimal_is_as_the_formatter_has_it(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            prop_assert_eq!(hex(&bytes), pairs.concat());
+        }
+
         #[test]
         fn is_always_one_short_printable_line(text in any::<String>(), limit in 0_usize..100) {
             let line = printable(&text, limit);

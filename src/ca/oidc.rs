@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::crypto::sha256;
 use crate::identity::{SubjectAltName, WorkerId};
-use crate::printable::printable;
+use crate::printable::{hex, printable};
 
 use claims::Claims;
 use keys::Keys;
@@ -119,7 +119,7 @@ impl Issuers {
         keys.find(&signed.header).await?.verify(&signed)?;
         claims.check(issuer, clock.now().wall)?;
         let digest = sha256(token.as_bytes());
-        let digest = digest.iter().take(8).fold(String::from("sha256:"), |text, byte| format!("{text}{byte:02x}"));
+        let digest = format!("sha256:{}", hex(&digest[..8]));
         let id = claims.text("jti").map_or(digest, str::to_owned);
         Ok(VerifiedToken { issuer, claims, id })
     }

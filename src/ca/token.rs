@@ -16,6 +16,7 @@ use super::state::{Database, NewToken, State, StateError, TokenRecord};
 use crate::clock::Clock;
 use crate::crypto::sha256;
 use crate::identity::{SubjectAltName, WorkerId};
+use crate::printable::hex;
 
 /// The join tokens of one CA. Cheap to clone. Works beside a serving CA, in the same process or another.
 #[derive(Debug, Clone)]
@@ -138,7 +139,7 @@ impl Tokens {
         let secret = TokenSecret(text);
         let created_at = self.clock.now().wall;
         let token = NewToken {
-            id: id.iter().fold(String::from("tok_"), |text, byte| format!("{text}{byte:02x}")),
+            id: format!("tok_{}", hex(&id)),
             digest: secret.digest(),
             worker_id,
             names,

@@ -9,6 +9,7 @@ use tracing_subscriber::filter::EnvFilter;
 use super::{Environment, LogFormat, RevokedFiles};
 use crate::duration::{format_duration, parse_duration};
 use crate::identity::{DnsName, SpiffeId, SubjectAltName};
+use crate::printable::hex;
 use crate::schedule::Fraction;
 use crate::serve::AllowedClient;
 
@@ -143,7 +144,7 @@ pub(super) fn fingerprint(text: &str) -> Result<[u8; 32], String> {
 
 /// The form that [`fingerprint`] reads.
 pub(super) fn fingerprint_text(bytes: &[u8; 32]) -> String {
-    bytes.iter().fold(String::from("sha256:"), |text, byte| format!("{text}{byte:02x}"))
+    format!("sha256:{}", hex(bytes))
 }
 
 /// A file mode in octal, as `0600`. Only those in which no one but owner and group reads, and no one runs.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 
-use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, hex_digit, printable};
 
 /// What is said about a certificate wherever it is reported. All text is printable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +58,14 @@ pub fn serial_text(bytes: &[u8]) -> String {
         [0, rest @ ..] if !rest.is_empty() => rest,
         all => all,
     };
-    let pairs: Vec<String> = significant.iter().take(64).map(|byte| format!("{byte:02x}")).collect();
-    pairs.join(":")
+    let mut text = String::with_capacity(3 * significant.len());
+    for byte in significant.iter().take(64) {
+        if !text.is_empty() {
+            text.push(':');
+        }
+        text.extend([byte >> 4, byte & 0xf].map(hex_digit));
+    }
+    text
 }
 
 fn days_between(now: OffsetDateTime, then: OffsetDateTime) -> i64 {

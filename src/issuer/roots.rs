@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::crypto::sha256;
+use crate::printable::hex;
 
 /// SHA-256 of a root's DER, as 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ impl RootDigest {
     /// The digest of `root`.
     #[must_use]
     pub fn of(root: &CertificateDer<'_>) -> Self {
-        Self(sha256(root).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}")))
+        Self(hex(&sha256(root)))
     }
 }
 

@@ -13,7 +13,7 @@ use super::files;
 use super::key::{IssuerKey, KeySettings};
 use crate::crypto::sha256;
 use crate::identity::bundle::{CHAIN_LIMIT, certificates_from_pem};
-use crate::printable::printable;
+use crate::printable::{hex, printable};
 
 /// What an issuer is for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,7 +183,7 @@ pub(super) fn is_signed_by(certificate: &X509Certificate<'_>, by: &X509Certifica
 
 /// How an issuer is called: the first 12 digits of the SHA-256 of its certificate.
 pub(super) fn issuer_id(certificate: &CertificateDer<'_>) -> String {
-    sha256(certificate).iter().take(6).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    hex(&sha256(certificate)[..6])
 }
 
 /// All certificates of a PEM file; at least one.

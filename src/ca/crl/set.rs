@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use crate::ca::state::CrlRecord;
 use crate::crypto::sha256;
+use crate::printable::hex;
 
 /// The newest CRL of one issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,6 @@ pub(crate) fn pem(crl: &Crl) -> String {
 /// A strong entity tag (RFC 9110, section 8.8.3), with its quotes.
 pub(crate) fn etag_of(bytes: &[u8]) -> String {
     let digest = sha256(bytes);
-    let hexadecimal = digest[..16].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let hexadecimal = hex(&digest[..16]);
     format!("\"{hexadecimal}\"")
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroize;
 use super::Records;
 use crate::ca::authority::{AuthorityError, Lock, create_private};
 use crate::ca::state::{Counts, Database, State, StateError};
+use crate::printable::hex;
 
 /// A backup that cannot be made or restored.
 #[derive(Debug, thiserror::Error)]
@@ -290,7 +291,7 @@ fn read_through(path: &Path, mut take: impl FnMut(&[u8]) -> Result<(), BackupErr
     // It may have been a key.
     buffer.zeroize();
     read?;
-    let sha256 = context.finish().as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let sha256 = hex(context.finish().as_ref());
     Ok(FileFacts { size, sha256, mode })
 }
 

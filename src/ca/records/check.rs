@@ -9,6 +9,7 @@ use crate::identity::WorkerId;
 use crate::identity::bundle::certificates_from_pem;
 use crate::identity::check::names_of;
 use crate::identity::metadata::serial_text;
+use crate::printable::hex;
 
 /// What an examination found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ fn compare(record: &CertificateRecord) -> Result<(), &'static str> {
     ensure(serial_text(leaf.raw_serial()) == record.serial, "the serial")?;
     ensure(leaf.validity().not_before.to_datetime() == record.not_before, "notBefore")?;
     ensure(leaf.validity().not_after.to_datetime() == record.not_after, "notAfter")?;
-    let digest = sha256(leaf.public_key().raw).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let digest = hex(&sha256(leaf.public_key().raw));
     ensure(digest == record.key_sha256, "the key")?;
     let mut names: Vec<String> = record.names.iter().map(ToString::to_string).collect();
     names.sort();

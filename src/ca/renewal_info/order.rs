@@ -12,7 +12,7 @@ use super::{Selector, Subject};
 use crate::ca::authority::{Authority, AuthorityError};
 use crate::ca::state::{Database, State, StateError};
 use crate::clock::Clock;
-use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, hex, printable};
 
 /// An order: whatever matches and was issued before it renews within its window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl RenewalOrders {
         let mut id = [0; 8];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| OrderError::Random)?;
         let order = RenewalOrder {
-            id: id.iter().fold(String::from("ord_"), |text, byte| format!("{text}{byte:02x}")),
+            id: format!("ord_{}", hex(&id)),
             selector,
             explanation: printable(explanation.trim(), FOREIGN_TEXT_LIMIT),
             actor: "operator".to_owned(),

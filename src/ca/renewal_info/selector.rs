@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Subject;
 use crate::ca::glob::Wildcards;
-use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, hex, printable};
 
 /// Which certificates an order is for. Without conditions: all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ impl Selector {
             .worker
             .as_deref()
             .is_none_or(|pattern| Wildcards::Anything.matches(pattern, subject.worker_id.as_str()));
-        let issuer = self.issuer.as_deref().is_none_or(|digest| digest == hexadecimal(&subject.issuer_digest));
+        let issuer = self.issuer.as_deref().is_none_or(|digest| digest == hex(&subject.issuer_digest));
         let in_time = self.issued_before.is_none_or(|time| subject.issued_at < time);
         worker && issuer && in_time
     }
@@ -111,10 +111,6 @@ impl fmt::Display for Selector {
         f.write_str(if conditions.is_empty() { "all" } else { "" })?;
         f.write_str(&conditions.join(" "))
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 const GLOB_LIMIT: usize = 128;

@@ -9,6 +9,7 @@ use crate::ca::records::{
 use crate::ca::revocation::{reason_from_code, reason_name};
 use crate::identity::WorkerId;
 use crate::identity::bundle::certificates_to_pem;
+use crate::printable::hex;
 
 #[derive(sqlx::FromRow)]
 pub(super) struct CertificateRow {
@@ -58,8 +59,8 @@ impl CertificateRow {
             correlation_id: self.correlation_id,
             revoked_at,
             revocation_reason: self.reason.map(reason_text),
-            key_sha256: hexadecimal(&digest_from(&self.key_digest)?),
-            issuer_sha256: hexadecimal(&digest_from(&self.issuer_digest)?),
+            key_sha256: hex(&digest_from(&self.key_digest)?),
+            issuer_sha256: hex(&digest_from(&self.issuer_digest)?),
             pem: self.der.map(|der| certificates_to_pem(&[der.into()])),
         })
     }
@@ -124,7 +125,7 @@ impl TryFrom<RevocationRow> for RevocationRecord {
             not_after: time_from_seconds(row.not_after)?,
             decision_id: row.decision_id,
             correlation_id: row.correlation_id,
-            issuer_sha256: hexadecimal(&digest_from(&row.issuer_digest)?),
+            issuer_sha256: hex(&digest_from(&row.issuer_digest)?),
             serial: row.serial,
         })
     }
@@ -136,8 +137,4 @@ fn worker_id(text: &str) -> Result<WorkerId, StateError> {
 
 fn reason_text(code: i64) -> &'static str {
     reason_from_code(code).map_or("unknown", reason_name)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| format!("{text}{byte:02x}"))
 }
