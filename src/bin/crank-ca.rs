@@ -36,6 +36,9 @@ use tokio_util::sync::CancellationToken;
 use arguments::{Cli, Command, LogFormat, Place, Serve, ServeSettings, Token};
 use failure::{CANNOT_WRITE, CONFIGURATION, Failure, INTERNAL};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     forbid_core_dumps();

@@ -124,7 +124,8 @@ async fn open_sqlite(data_dir: &Path) -> Result<(Pool, Pool), StateError> {
     let lock = tokio::task::spawn_blocking(move || Lock::acquire(&directory)).await;
     let lock = lock.map_err(|_| StateError::Corrupt { what: "a lock" })??;
     // One connection, so that writers of this process queue here and not in the database's busy loop.
-    let writer = pool(1).connect_with(options.clone()).await.map_err(failed("open"))?;
+    let writer =
+        pool(1).connect_with(options.clone().pragma("cache_size", WRITER_CACHE)).await.map_err(failed("open"))?;
     migrations("INTEGER", "BLOB", " TEXT").run(&writer).await?;
     drop(lock);
     let readers = pool(SQLITE_READERS).connect_with(options).await.map_err(failed("open"))?;
@@ -211,6 +212,9 @@ const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("../migr
 const FILE: &str = "ca.sqlite3";
 
 const SQLITE_READERS: u32 = 4;
+
+/// In KiB, as it is negative. Serials and digests are spread over all pages of their indexes.
+const WRITER_CACHE: &str = "-16384";
 
 const POSTGRES_LANES: usize = 4;
 
