@@ -5,6 +5,7 @@ mod audit;
 mod authenticate;
 mod authorise;
 mod error;
+mod form;
 mod repeat;
 mod turns;
 mod validity;
@@ -18,7 +19,6 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::authority::Authority;
-use super::est::{self, EstOperation};
 use super::manager::CertificateAuthorityManager;
 use super::request::{self, KeyRequest};
 use super::sign::{CertifiableKey, LeafPlan, Serial, SignError, Subject, sign};
@@ -29,11 +29,11 @@ use crate::identity::{KeyType, PrivateKey, SubjectAltName, WorkerId};
 use crate::policy::{Capabilities, PolicyAnswer, PolicyError};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 use crate::trace_context::TraceContext;
-use crate::wire::CsrRequest;
 
 use audit::Audit;
 pub(crate) use authenticate::Credentials;
 pub use error::EnrolmentError;
+pub(crate) use form::Form;
 pub(crate) use turns::Turns;
 
 /// A certificate that is recorded and may be sent.
@@ -131,58 +131,17 @@ impl Credential {
 }
 
 impl CertificateAuthorityManager {
-    /// Answers the body of `POST /certificates/csr`, whose size has been limited.
+    /// Answers a request that came over the network.
     pub(crate) async fn enrol(
         &self,
         credentials: Credentials,
-        body: &[u8],
+        form: Form<'_>,
         context: &Context,
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
         let result = async {
-            let requester = self.admitted(credentials, body, context, &mut audit).await?;
-            let asked = async {
-                let body: CsrRequest = serde_json::from_slice(body).map_err(|_| EnrolmentError::Body)?;
-                authorise::check_worker(&requester, &body.service_name)?;
-                self.issue(&requester, request::parse(&body.csr)?, context, &mut audit).await
-            };
-            let issued = asked.await;
-            self.count_failure(&requester, &issued);
-            issued
-        };
-        let result = result.await;
-        audit.end(&result);
-        result
-    }
-
-    /// Answers the body of an enrolment by EST, whose size has been limited; `claimed` is the worker id that came with
-    /// the credential.
-    pub(crate) async fn enrol_by_est(
-        &self,
-        operation: EstOperation,
-        credentials: Credentials,
-        claimed: Option<&str>,
-        body: &[u8],
-        context: &Context,
-    ) -> Result<IssuedCertificate, EnrolmentError> {
-        let mut audit = Audit::begin(context);
-        let result = async {
-            // Nobody comes without a credential by this way: there is no body that would say who it is.
-            if matches!(credentials, Credentials::None) {
-                return Err(EnrolmentError::NoCredential);
-            }
-            let requester = self.admitted(credentials, &[], context, &mut audit).await?;
-            let asked = async {
-                if let Some(claimed) = claimed {
-                    authorise::check_worker(&requester, claimed)?;
-                }
-                let request = request::parse_der(&est::decode(body)?)?;
-                if operation == EstOperation::Reenroll {
-                    authorise::check_same_names(&requester, request.names.as_ref())?;
-                }
-                self.issue(&requester, request, context, &mut audit).await
-            };
-            let issued = asked.await;
+            let requester = self.admitted(credentials, form, context, &mut audit).await?;
+            let issued = async { self.issue(&requester, form.read(&requester)?, context, &mut audit).await }.await;
             self.count_failure(&requester, &issued);
             issued
         };
@@ -195,11 +154,11 @@ impl CertificateAuthorityManager {
     async fn admitted(
         &self,
         credentials: Credentials,
-        body: &[u8],
+        form: Form<'_>,
         context: &Context,
         audit: &mut Audit<'_>,
     ) -> Result<Requester, EnrolmentError> {
-        let requester = self.authenticate(credentials, body, context, audit).await?;
+        let requester = self.authenticate(credentials, form, context, audit).await?;
         let asks = self.in_force().admission.limits.worker_asks(&requester.worker_id);
         asks.map_err(|wait| EnrolmentError::TooMany { seconds: wait.seconds })?;
         Ok(requester)

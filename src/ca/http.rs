@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::Deadlines;
-use super::enrolment::{Context, Credentials, EnrolmentError, IssuedCertificate};
+use super::enrolment::{Context, Credentials, EnrolmentError, Form, IssuedCertificate};
 use super::est::EstOperation;
 use super::limits::{Limits, Source};
 use super::manager::CertificateAuthorityManager;
@@ -256,7 +256,7 @@ async fn enrol(manager: &CertificateAuthorityManager, request: Request) -> Resul
     let (context, peer) = parts_of(&parts)?;
     let body = read_limited(&parts, body).await?;
     let credentials = credentials(&parts.headers, &peer.certificate);
-    let issued = manager.enrol(credentials, &body, context).await;
+    let issued = manager.enrol(credentials, Form::Json(&body), context).await;
     answers::issued(manager, certificate_issued(issued, context)?)
 }
 

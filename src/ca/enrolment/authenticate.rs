@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::audit::Audit;
-use super::{Context, Credential, EnrolmentError, Requester};
+use super::{Context, Credential, EnrolmentError, Form, Requester};
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::oidc::SignedToken;
 use crate::ca::token::TokenSecret;
@@ -37,12 +37,15 @@ impl CertificateAuthorityManager {
     pub(super) async fn authenticate(
         &self,
         credentials: Credentials,
-        body: &[u8],
+        form: Form<'_>,
         context: &Context,
         audit: &mut Audit<'_>,
     ) -> Result<Requester, EnrolmentError> {
         match credentials {
-            Credentials::None => self.without_credential(body, context, audit),
+            Credentials::None => {
+                let body = form.introduction().ok_or(EnrolmentError::NoCredential)?;
+                self.without_credential(body, context, audit)
+            }
             Credentials::Malformed => Err(EnrolmentError::MalformedCredential),
             Credentials::ForeignToken => Err(EnrolmentError::TokenUnknown),
             Credentials::Token(secret) => self.by_token(&secret, audit).await,

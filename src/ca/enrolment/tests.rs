@@ -16,6 +16,7 @@ use crate::config::Environment;
 use crate::identity::csr::generate_csr;
 use crate::identity::{CertificateMetadata, RequestedIdentity};
 use crate::policy::{Actor, Decision, DefaultPolicy, Policy, RevocationReason, ValidityPeriod};
+use crate::wire::CsrRequest;
 
 /// A policy whose first hook does as told; the others are the default's.
 struct Told(fn() -> PolicyAnswer<'static, Decision>);
@@ -89,12 +90,12 @@ impl Fixture {
     async fn enrol_with(&self, token: &str, worker: &str, csr: String) -> Result<IssuedCertificate, EnrolmentError> {
         let body = serde_json::to_vec(&CsrRequest { csr, service_name: worker.to_owned() }).unwrap();
         let credentials = Credentials::Token(TokenSecret::from_client(token).unwrap());
-        self.manager.enrol(credentials, &body, &context()).await
+        self.manager.enrol(credentials, Form::Json(&body), &context()).await
     }
 
     async fn renew_with(&self, leaf: &CertificateDer<'static>, csr: String) -> IssuedCertificate {
         let body = serde_json::to_vec(&CsrRequest { csr, service_name: "streaming".to_owned() }).unwrap();
-        self.manager.enrol(Credentials::Certificate(leaf.clone()), &body, &context()).await.unwrap()
+        self.manager.enrol(Credentials::Certificate(leaf.clone()), Form::Json(&body), &context()).await.unwrap()
     }
 
     fn csr(&self, worker: &str) -> String {
@@ -159,7 +160,7 @@ async fn a_refused_request_leaves_the_token_good() {
     assert!(matches!(fixture.enrol(&token, "other").await, Err(EnrolmentError::OtherWorker { .. })));
     let credentials = || Credentials::Token(TokenSecret::from_client(&token).unwrap());
     let body = br#"{"csr":"x","service_name":"streaming"}"#;
-    let malformed = fixture.manager.enrol(credentials(), body, &context()).await;
+    let malformed = fixture.manager.enrol(credentials(), Form::Json(body), &context()).await;
     assert!(matches!(malformed, Err(EnrolmentError::Csr(CsrRefusal::Malformed(_)))));
     assert!(fixture.enrol(&token, "streaming").await.is_ok());
 }
@@ -231,7 +232,7 @@ async fn a_certificate_serves_for_renewal_until_it_expires_and_for_its_own_worke
     let renew = async |worker: &str, leaf: &CertificateDer<'static>| {
         let request = CsrRequest { csr: fixture.csr(worker), service_name: worker.to_owned() };
         let body = serde_json::to_vec(&request).unwrap();
-        fixture.manager.enrol(Credentials::Certificate(leaf.clone()), &body, &context()).await
+        fixture.manager.enrol(Credentials::Certificate(leaf.clone()), Form::Json(&body), &context()).await
     };
     assert_eq!(renew("streaming", &leaf).await.unwrap().names, issued.names);
     assert!(matches!(renew("other", &leaf).await, Err(EnrolmentError::OtherWorker { .. })));

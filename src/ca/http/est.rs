@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::{PeerCertificate, Problem, bearer, certificate_issued, credentials, parts_of, read_limited};
-use crate::ca::enrolment::Credentials;
+use crate::ca::enrolment::{Credentials, Form};
 use crate::ca::est::{EstOperation, certs_only};
 use crate::ca::manager::CertificateAuthorityManager;
 
@@ -43,7 +43,8 @@ pub(super) async fn enrol(
     check_media_type(&parts.headers)?;
     let body = read_limited(&parts, body).await?;
     let (credentials, claimed) = est_credentials(&parts.headers, &peer.certificate);
-    let issued = manager.enrol_by_est(operation, credentials, claimed.as_deref(), &body, context).await;
+    let issued =
+        manager.enrol(credentials, Form::Est { operation, claimed: claimed.as_deref(), body: &body }, context).await;
     let issued = certificate_issued(issued, context).map_err(Problem::with_basic)?;
     let leaf = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes());
     let leaf = leaf.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written"))?;
