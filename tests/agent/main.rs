@@ -11,6 +11,8 @@ mod liar;
 mod limits;
 mod lost_reply;
 mod lying_ca;
+#[path = "../support/polling.rs"]
+mod polling;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod processes;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use crank_agent::control::client::{self, ClientError};
 use serde_json::Value;
 
+use crate::polling::until_within;
+
 /// How long anything that should happen may take. Generous, as the machine may be busy; nothing waits it out.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -357,16 +359,8 @@ pub(crate) fn assert_healthy(worker: &Worker) {
 }
 
 /// Polls until `find` finds something.
-pub(crate) fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = find() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        // Polling a condition, with a deadline.
-        thread::park_timeout(Duration::from_millis(5));
-    }
+pub(crate) fn until<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    until_within(PATIENCE, what, find)
 }
 
 /// A worker of `ca` whose agent has a certificate and serves probes at the address.

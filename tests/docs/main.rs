@@ -8,5 +8,7 @@ mod examples;
 mod languages;
 mod markdown;
 mod names;
+#[path = "../support/polling.rs"]
+mod polling;
 mod session;
 mod tables;

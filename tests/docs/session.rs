@@ -6,9 +6,11 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::polling::until_within;
 
 /// How long anything may take. Generous, as the machine may be busy; nothing waits it out.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
@@ -76,16 +78,8 @@ impl Drop for Group {
 }
 
 /// Polls until `find` finds something.
-pub(crate) fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = find() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        // Polling a condition, with a deadline.
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
+pub(crate) fn until<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    until_within(PATIENCE, what, find)
 }
 
 /// A port on loopback that nobody listens on.

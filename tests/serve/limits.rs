@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use crate::running::{DRAIN, Running, handshake};
+use crate::running::{DRAIN, Raw, Running, handshake};
 use crate::support::{client_config, eventually};
 
 #[tokio::test]
@@ -108,16 +108,21 @@ async fn a_client_that_reads_no_answers_is_cut_off() {
     cut_off.await.expect("cut off");
 }
 
+/// A connection with a request whose answer waits until the switch `hold` is off.
+async fn being_answered(running: &Running) -> Raw {
+    running.switches.hold.store(true, Ordering::SeqCst);
+    let mut busy = running.connect(None).await.unwrap();
+    busy.0.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    eventually("the request is being answered", DRAIN, || running.switches.asked.load(Ordering::SeqCst)).await;
+    busy
+}
+
 #[tokio::test]
 async fn the_drain_answers_what_was_asked_and_closes_the_rest() {
     let mut running = Running::ready().await;
     let mut idle = running.connect(None).await.unwrap();
     assert_eq!(idle.get("/livez").await.unwrap().0, 200);
-    running.switches.hold.store(true, Ordering::SeqCst);
-    let mut busy = running.connect(None).await.unwrap();
-    busy.0.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let switches = Arc::clone(&running.switches);
-    eventually("the request is being answered", DRAIN, || switches.asked.load(Ordering::SeqCst)).await;
+    let mut busy = being_answered(&running).await;
 
     running.cancel.cancel();
     timeout(DRAIN, idle.closed()).await.expect("the idle connection is closed");
@@ -132,11 +137,7 @@ async fn the_drain_answers_what_was_asked_and_closes_the_rest() {
 #[tokio::test]
 async fn the_drain_takes_no_longer_than_it_may() {
     let mut running = Running::ready_with(Duration::from_millis(100)).await;
-    running.switches.hold.store(true, Ordering::SeqCst);
-    let mut busy = running.connect(None).await.unwrap();
-    busy.0.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let switches = Arc::clone(&running.switches);
-    eventually("the request is being answered", DRAIN, || switches.asked.load(Ordering::SeqCst)).await;
+    let mut busy = being_answered(&running).await;
     running.cancel.cancel();
     // The check of readiness itself is given up on after three seconds.
     timeout(Duration::from_secs(2), &mut running.task).await.expect("ended").unwrap();

@@ -11,6 +11,22 @@ fn with_push(config: &mut Config) {
     config.ca.push = true;
 }
 
+fn withdraw(config: &mut Config) {
+    with_push(config);
+    config.revoked_files = RevokedFiles::Withdraw;
+}
+
+/// A world whose certificate was revoked and withdrawn, and whose CA refuses another.
+async fn withdrawn() -> World {
+    let world = World::with(withdraw, None);
+    world.say(info("0"));
+    world.until(Event::CertIssued, 1).await;
+    world.fail(Some(IssueErrorKind::Refused));
+    world.revoke();
+    world.until(Event::CsrFailed, 1).await;
+    world
+}
+
 fn info(tag: &str) -> RenewalInfo {
     RenewalInfo { etag: Some(tag.to_owned()), ..RenewalInfo::default() }
 }
@@ -140,16 +156,7 @@ async fn a_revoked_worker_that_is_refused_is_not_ready_also_after_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn key_and_certificate_are_withdrawn_where_that_is_configured() {
-    let withdraw = |config: &mut Config| {
-        with_push(config);
-        config.revoked_files = RevokedFiles::Withdraw;
-    };
-    let world = World::with(withdraw, None);
-    world.say(info("0"));
-    world.until(Event::CertIssued, 1).await;
-    world.fail(Some(IssueErrorKind::Refused));
-    world.revoke();
-    world.until(Event::CsrFailed, 1).await;
+    let world = withdrawn().await;
     let files = ["client.key", "client.crt", "credential-bundle.pem"];
     assert!(files.iter().all(|file| !world.file(file).exists()) && world.file("ca.crt").exists());
     // Nothing puts them back: no check, no other configuration.
@@ -165,16 +172,7 @@ async fn key_and_certificate_are_withdrawn_where_that_is_configured() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_withdrawn_is_no_damage_to_the_next_run() {
-    let withdraw = |config: &mut Config| {
-        with_push(config);
-        config.revoked_files = RevokedFiles::Withdraw;
-    };
-    let world = World::with(withdraw, None);
-    world.say(info("0"));
-    world.until(Event::CertIssued, 1).await;
-    world.fail(Some(IssueErrorKind::Refused));
-    world.revoke();
-    world.until(Event::CsrFailed, 1).await;
+    let world = withdrawn().await;
     world.fail(None);
     let world = world.again(withdraw).await;
     world.until(Event::CertIssued, 2).await;
