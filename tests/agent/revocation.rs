@@ -26,7 +26,9 @@ fn status(worker: &Worker) -> serde_json::Value {
 #[test]
 fn a_revoked_worker_has_another_certificate_within_seconds() {
     let ca = Ca::start("1h");
+    let begun = Instant::now();
     let (worker, agent) = running(&ca, "streaming", |worker| worker);
+    let first = begun.elapsed();
     let serial = worker.serial().unwrap();
     worker.write_token(&ca.token("streaming"));
     // Once a CRL is published the agent is at rest, and its question waits at the CA.
@@ -36,7 +38,8 @@ fn a_revoked_worker_has_another_certificate_within_seconds() {
     let successor = until("another certificate is on disk", || worker.serial().filter(|found| *found != serial));
     let took = revoked.elapsed();
     println!("from revocation to another certificate on disk: {} ms", took.as_millis());
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // A look of the CA each second, a second between attempts, and the time that the first certificate took.
+    assert!(took < Duration::from_secs(3) + 2 * first, "{took:?}, the first {first:?}");
     let event = agent.event("CERT_REVOKED", 1);
     assert_eq!(event["cert_metadata"]["serial"], serial.as_str());
     assert!(event["detail"].as_str().unwrap().ends_with("keyCompromise"), "{event}");

