@@ -110,11 +110,11 @@ async fn run(serve: Serve) -> Result<(), Failure> {
 /// At each signal, reads the settings and all that they lead to. Ends with the signals only.
 async fn reload_at(mut hang_up: Signal, reloader: &Reloader, settings: &ServeSettings) {
     while hang_up.recv().await.is_some() {
-        let reloaded = match settings.clone().resolve() {
+        let outcome = match settings.clone().resolve() {
             Ok(config) => reloader.reload(config).await.map_err(Failure::from),
             Err(failure) => Err(failure),
         };
-        match reloaded {
+        match outcome {
             Ok(()) => tracing::info!("settings, policies and keys have been read again"),
             Err(failure) => tracing::error!(error = failure.message, "the settings are refused, those before stay"),
         }

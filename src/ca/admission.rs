@@ -50,9 +50,10 @@ impl Admission {
             issuers: Issuers::new(config.issuers.clone(), clock, admission.map(|admission| &admission.issuers)),
             anonymous: config.anonymous.clone(),
             renewal_grace: config.renewal_grace,
-            limits: limits
-                .map(|before| Arc::clone(&before.in_force.admission.limits))
-                .unwrap_or_else(|| Arc::new(Limits::new(&config.limits, config.max_connections, Arc::clone(clock)))),
+            limits: match limits {
+                Some(before) => Arc::clone(&before.in_force.admission.limits),
+                None => Arc::new(Limits::new(&config.limits, config.max_connections, Arc::clone(clock))),
+            },
         }
     }
 }

@@ -54,10 +54,11 @@ impl InForce {
     ) -> Self {
         let revocation = &config.revocation;
         let waiters = before.filter(|before| before.config.revocation.max_waiting == revocation.max_waiting);
-        let waiters = waiters.map(|before| Arc::clone(&before.in_force.waiters)).unwrap_or_else(|| {
+        let waiters = match waiters {
+            Some(before) => Arc::clone(&before.in_force.waiters),
             // Not all of them: nobody could enrol while all wait.
-            Arc::new(Waiters::new(revocation.max_waiting.unwrap_or(config.max_connections / 4 * 3)))
-        });
+            None => Arc::new(Waiters::new(revocation.max_waiting.unwrap_or(config.max_connections / 4 * 3))),
+        };
         Self {
             policy,
             admission: Admission::of(config, clock, before),
