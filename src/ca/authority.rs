@@ -28,7 +28,7 @@ use crate::printable::hex;
 use content::{CROSS, Content, FORMER, ISSUER, ISSUER_KEY, IssuerFiles, NEXT, ROOT, ROOT_KEY};
 pub use error::AuthorityError;
 use files::Settings;
-pub(crate) use files::{Lock, Stamp, check_not_writable_by_others, check_private, create_private};
+pub(crate) use files::{Lock, Stamp, check_not_writable_by_others, check_private, check_secret, create_private};
 use generate::Generation;
 pub use import::{ImportKey, ImportOptions, Imported};
 pub use issuing::IssuerState;

@@ -240,6 +240,12 @@ pub(crate) fn check_private(path: &Path, fix: &'static str) -> Result<(), Author
     check_mode(path, 0o077, fix)
 }
 
+/// Refuses a file with a secret that others can read, or the group write. The group may read: that is how a volume of
+/// secrets is given to a process that is not root.
+pub(crate) fn check_secret(path: &Path) -> Result<(), AuthorityError> {
+    check_mode(path, 0o027, "600")
+}
+
 /// Refuses a directory in which group or others could replace files.
 pub(crate) fn check_not_writable_by_others(path: &Path) -> Result<(), AuthorityError> {
     check_mode(path, 0o022, "700")

@@ -210,7 +210,7 @@ fn read_import_key(data_dir: &Path, options: &ImportOptions) -> Result<IssuerKey
             found.map(|(_, key)| key).ok_or(AuthorityError::Option { what: "key", reason })
         }
         ImportKey::File(path) => {
-            files::check_private(path, "600")?;
+            files::check_secret(path)?;
             options.keys.decode(path, &files::read_private(path)?).map(IssuerKey::Local)
         }
         #[cfg(feature = "pkcs11")]

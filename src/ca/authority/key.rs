@@ -1,7 +1,5 @@
 //! Owns the CA's keys at rest: plain or encrypted PKCS#8 files, opened with a passphrase from another file.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pkcs8::pkcs5::pbes2::{Kdf, Parameters};
@@ -133,11 +131,7 @@ impl KeySettings {
 /// The one line of a file that holds a secret.
 pub(super) fn secret_line(path: &Path, expected: &str) -> Result<Zeroizing<Vec<u8>>, AuthorityError> {
     let content = files::read_private(path)?;
-    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
-    // The group may read: that is how a volume of secrets is given to a process that is not root.
-    if mode & 0o027 != 0 {
-        return Err(AuthorityError::Exposed { path: path.to_owned(), mode, fix: "600" });
-    }
+    files::check_secret(path)?;
     let line = content.strip_suffix(b"\n").unwrap_or(&content);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() || line.contains(&b'\n') {
@@ -192,6 +186,9 @@ const PBKDF2_LIMIT: u32 = 10_000_000;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use tempfile::TempDir;
 
     use super::*;

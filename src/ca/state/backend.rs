@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, SqlSafeStr, Sqlite, SqlitePool, Transaction};
 
 use super::{StateError, failed};
-use crate::ca::authority::{Lock, check_private, create_private};
+use crate::ca::authority::{Lock, check_private, check_secret, create_private};
 
 /// Where the record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl PostgresServer {
             options = options.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(root_file);
         }
         if let Some(path) = &self.password_file {
-            check_private(path, "600")?;
+            check_secret(path)?;
             let password = std::fs::read_to_string(path).map_err(|source| {
                 StateError::File(crate::ca::AuthorityError::File { action: "read", path: path.clone(), source })
             })?;

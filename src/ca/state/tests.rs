@@ -333,6 +333,13 @@ async fn a_server_on_the_network_is_verified_before_it_gets_the_password() {
     // A name that the certificate does not have.
     let error = open(url.replace("localhost", "127.0.0.1"), &root_file, &password_file).await.unwrap_err();
     assert!(error.contains("certificate") && !error.contains(PASSWORD), "{error}");
+    // The group may read it, others may not.
+    let mode = |mode| std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o440);
+    drop(open(url.clone(), &root_file, &password_file).await.unwrap());
+    mode(0o604);
+    let error = open(url.clone(), &root_file, &password_file).await.unwrap_err();
+    assert!(error.contains("open to other users"), "{error}");
     let error = open(url, &root_file, &wrong_password).await.unwrap_err();
     assert!(error.contains("password") && !error.contains("sardine"), "{error}");
 }

@@ -283,6 +283,8 @@ fn an_existing_intermediate_with_its_key_is_taken_over_encrypted() {
     let issuing =
         CertifiedIssuer::signed_by(ca_params("Corporate Issuing"), KeyPair::generate().unwrap(), &world.root).unwrap();
     let key = world.write("issuing.key", &issuing.key().serialize_pem());
+    // As a volume of secrets has it.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o440)).unwrap();
     let keys = KeySettings { passphrase_file: Some(world.write("passphrase", "open sesame\n")) };
     world
         .import_with(&issuing.pem(), |import| {
