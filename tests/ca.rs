@@ -47,6 +47,8 @@ mod records;
 mod reload;
 #[path = "ca/renewal.rs"]
 mod renewal;
+#[path = "ca/repeated.rs"]
+mod repeated;
 #[path = "ca/revocation.rs"]
 mod revocation;
 #[path = "ca/server.rs"]

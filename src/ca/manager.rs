@@ -58,6 +58,15 @@ impl CertificateAuthorityManager {
         Authority::exists(data_dir)
     }
 
+    /// Whether the CA under `data_dir` has the first certificate in the PEM file `certificate` as an issuer, or as the
+    /// root of one.
+    ///
+    /// # Errors
+    /// When there is no CA, its parts do not fit, or the file cannot be read.
+    pub fn holds_issuer(data_dir: &Path, certificate: &Path) -> Result<bool, CaError> {
+        Ok(Authority::holds(data_dir, certificate)?)
+    }
+
     /// The public side of the CA under `data_dir`.
     ///
     /// # Errors

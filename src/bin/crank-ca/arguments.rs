@@ -128,6 +128,9 @@ pub(crate) struct Init {
     /// Make a key and a request for an intermediate only: write the request to this file, to be signed by another CA
     #[arg(long, value_name = "FILE")]
     pub(crate) csr_out: Option<PathBuf>,
+    /// Where there is a CA of the same trust domain already, succeed and change nothing
+    #[arg(long, conflicts_with = "csr_out")]
+    pub(crate) if_missing: bool,
     /// Where to make or find the issuing key in a hardware security module, as `pkcs11:token=NAME;object=NAME?…`
     #[arg(long = "key", value_name = "URI")]
     pub(crate) key_uri: Option<String>,
@@ -160,6 +163,9 @@ pub(crate) struct Import {
     /// The certificate's key: a PEM file or a `pkcs11:` URI; not needed after `init --csr-out`
     #[arg(long, value_name = "FILE|URI")]
     pub(crate) key: Option<String>,
+    /// Where this issuer is one of the CA's already, succeed and change nothing; not for a root with its key
+    #[arg(long)]
+    pub(crate) if_missing: bool,
     /// The kind of the issuing key that is made below an imported root: ecdsa-p256 or ecdsa-p384
     #[arg(long, default_value = "ecdsa-p256")]
     pub(crate) key_type: KeyType,
@@ -175,6 +181,11 @@ pub(crate) struct Import {
 pub(crate) enum Root {
     /// List the issuers with their roots, and how many certificates of each have not expired
     List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print every root that is handed out, as PEM
+    Show {
         #[command(flatten)]
         place: Place,
     },
@@ -401,6 +412,7 @@ Examples:
   crank-ca init --data-dir /var/lib/crank-ca --csr-out issuing.csr
   crank-ca import --data-dir /var/lib/crank-ca --certificate issuing.crt --root corporate-root.crt
   crank-ca root rotate --data-dir /var/lib/crank-ca
+  crank-ca root show --data-dir /var/lib/crank-ca > ca.crt
   crank-ca check-config --config /etc/crank-ca.toml
   crank-ca token create --data-dir /var/lib/crank-ca --worker streaming --ttl 10m --out streaming.token
   crank-ca revoke --data-dir /var/lib/crank-ca --worker streaming --reason keyCompromise

@@ -10,16 +10,19 @@ use crank_agent::clock::SystemClock;
 use time::format_description::well_known::Rfc3339;
 
 use super::arguments::{Import, Init, Root};
-use super::failure::{CANNOT_WRITE, Failure};
+use super::failure::{CANNOT_WRITE, CONFIGURATION, Failure};
 use super::say;
 
 /// `crank-ca init`.
 pub(crate) fn initialize(init: Init) -> Result<(), Failure> {
-    let Init { place, keys, csr_out, key_uri, key_type, trust_domain, name } = init;
+    let Init { place, keys, csr_out, if_missing, key_uri, key_type, trust_domain, name } = init;
     let (data_dir, _, keys) = place.resolve_with(keys)?;
     let options = InitOptions { key_type, trust_domain, name, keys, key_uri };
     if let Some(csr_out) = csr_out {
         return request(&data_dir, &options, &csr_out);
+    }
+    if if_missing && CertificateAuthorityManager::is_initialized(&data_dir) {
+        return keep(&data_dir, &options);
     }
     let made = CertificateAuthorityManager::generate_ca_certificate(&data_dir, &options, &SystemClock)?;
     let directory = data_dir.display();
@@ -39,10 +42,34 @@ pub(crate) fn initialize(init: Init) -> Result<(), Failure> {
     ))
 }
 
+/// `crank-ca init --if-missing` where there is one.
+fn keep(data_dir: &Path, options: &InitOptions) -> Result<(), Failure> {
+    let found = CertificateAuthorityManager::trust_domain_of(data_dir)?;
+    let (directory, wanted) = (data_dir.display(), &options.trust_domain);
+    if found != *wanted {
+        let message = format!("the CA under {directory} is of the trust domain {found}, not {wanted}");
+        return Err(Failure { code: CONFIGURATION, message });
+    }
+    let kept = CertificateAuthorityManager::ca_certificate(data_dir)?;
+    say(&format!(
+        "there is a CA under {directory} already; nothing was changed\n\
+         root certificate  {}\n\
+         fingerprint       {}\n\
+         trust domain      {found}\n",
+        kept.root_path.display(),
+        kept.root_fingerprint,
+    ))
+}
+
 /// `crank-ca import`.
 pub(crate) fn import(import: Import) -> Result<(), Failure> {
-    let Import { place, keys, certificate, chain, root, key, key_type, trust_domain, name } = import;
+    let Import { place, keys, certificate, chain, root, key, if_missing, key_type, trust_domain, name } = import;
     let (data_dir, _, keys) = place.resolve_with(keys)?;
+    let initialized = if_missing && CertificateAuthorityManager::is_initialized(&data_dir);
+    if initialized && CertificateAuthorityManager::holds_issuer(&data_dir, &certificate)? {
+        let (file, directory) = (certificate.display(), data_dir.display());
+        return say(&format!("{file} is an issuer of the CA under {directory} already\n"));
+    }
     let key = match key {
         None => ImportKey::OfRequest,
         Some(uri) if uri.starts_with("pkcs11:") => ImportKey::Uri(uri),
@@ -87,6 +114,10 @@ pub(crate) async fn change_roots(root: Root) -> Result<(), Failure> {
                 lines.push(format!("{id:<14}{state:<10}{ends:<24}{unexpired:>12}  {root}\n"));
             }
             say(&lines.concat())
+        }
+        Root::Show { place } => {
+            let (data_dir, _) = place.resolve()?;
+            say(&CertificateAuthorityManager::ca_certificate(&data_dir)?.roots_pem)
         }
         Root::Rotate { place, keys, csr_out, root_key, key_uri, key_type, name } => {
             let (data_dir, _, keys) = place.resolve_with(keys)?;

@@ -73,6 +73,13 @@ struct Candidate {
 }
 
 impl Authority {
+    /// Whether an issuer of the CA under `data_dir`, or its root, is the first certificate in `file`.
+    pub(crate) fn holds(data_dir: &Path, file: &Path) -> Result<bool, AuthorityError> {
+        let first = read_certificates(file, CHAIN_LIMIT)?.remove(0);
+        let lineup = Lineup::load(data_dir)?;
+        Ok(lineup.issuers.iter().any(|issuer| issuer.chain[0] == first || issuer.root == first))
+    }
+
     /// Takes over an issuer: as the one that signs, or else beside it, to be activated.
     pub(crate) fn import(
         data_dir: &Path,
