@@ -147,10 +147,17 @@ fn collect_containers<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
 /// The variables of a container, as Kubernetes or as Compose has them.
 fn environment(container: &Value) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let listed = container["env"].as_array().into_iter().flatten();
-    let listed = listed.map(|entry| (text(&entry["name"]), text(&entry["value"])));
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for entry in container["env"].as_array().into_iter().flatten() {
+        // A field of the pod has some name; `$(NAME)` stands for a variable before it.
+        let field = entry["valueFrom"]["fieldRef"].is_object();
+        let written = if field { "name".to_owned() } else { text(&entry["value"]) };
+        let value = all.iter().fold(written, |written, (name, value)| written.replace(&format!("$({name})"), value));
+        all.insert(text(&entry["name"]), value);
+    }
     let mapped = container["environment"].as_object().into_iter().flatten();
-    listed.chain(mapped.map(|(name, value)| (name.clone(), text(value)))).collect()
+    all.extend(mapped.map(|(name, value)| (name.clone(), text(value))));
+    all
 }
 
 /// The command lines in a container: to run and to probe.

@@ -1,0 +1,14 @@
+//! The Helm chart and the manifests: rendered by the real helm, admitted by a real API server, and enrolled with by a
+//! real agent at a real crank-ca.
+
+#![cfg(feature = "ca")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+
+mod admission;
+mod chart;
+mod cluster;
+mod enrolment;
+mod injection;
+mod node;
+mod page;
+mod yaml;
