@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::processes::{Ca, Worker, until};
+use crate::processes::{Agent, Ca, Worker, listening, until};
 use rustix::process::Signal;
 
 /// Renew in the first tenth of a certificate's life, so that a test need not wait for its half.
@@ -312,16 +312,28 @@ fn the_minimum_of_ports_is_open() {
     let worker = Worker::of(&ca, "streaming");
     let agent = worker.start();
     agent.event("CERT_ISSUED", 1);
+    assert_eq!(open_ports(&agent), 0);
+    until("the socket is there", || worker.certificates().join(".crank-agent.sock").exists().then_some(()));
+    let (_worker, _address, agent) = listening(&ca);
+    assert_eq!(open_ports(&agent), 1);
+}
+
+/// The sockets that anybody may send to; connections of the agent to others are none.
+fn open_ports(agent: &Agent) -> usize {
     let sockets = std::fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap();
     let inodes: Vec<String> = sockets
         .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
         .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
-    for table in ["tcp", "tcp6", "udp", "udp6"] {
+    // The states: TCP that listens, and UDP that is not connected.
+    let tables = [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")];
+    let open_in = |(table, open): (&str, &str)| {
         let table = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        let open =
-            table.lines().filter(|line| inodes.iter().any(|inode| line.split_whitespace().nth(9) == Some(inode)));
-        assert_eq!(open.count(), 0);
-    }
-    until("the socket is there", || worker.certificates().join(".crank-agent.sock").exists().then_some(()));
+        let is_open = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(3) == Some(&open) && fields.get(9).is_some_and(|inode| inodes.iter().any(|own| own == inode))
+        };
+        table.lines().filter(is_open).count()
+    };
+    tables.into_iter().map(open_in).sum()
 }
