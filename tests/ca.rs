@@ -4,6 +4,8 @@
 
 #[path = "ca/anonymous.rs"]
 mod anonymous;
+#[path = "support/by_hand.rs"]
+mod by_hand;
 #[path = "ca/credentials.rs"]
 mod credentials;
 #[path = "ca/crl.rs"]

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
 mod adoption;
+#[path = "../support/by_hand.rs"]
+mod by_hand;
 mod foreign;
 mod initialization;
 mod kills;

@@ -2,37 +2,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crank_agent::ca::{Budget, CaConfig, RequestLimits};
-use crank_agent::clock::{Clock, Now, SystemClock};
+use crank_agent::clock::Clock;
 use reqwest::{Client, Method};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::by_hand::ByHand;
 use super::harness::{TestCa, client_config, identity, key_and_csr};
 
 const OFF: Budget = Budget { rate: 0, burst: 1 };
 
-/// Time since boot, which is what limits count by, in seconds: it stands still while a test does not move it, however
-/// slow the machine is. Wall time is the system's.
-#[derive(Debug, Default)]
-struct ByHand(AtomicU64);
-
-impl Clock for ByHand {
-    fn now(&self) -> Now {
-        Now { boot: Duration::from_secs(1_000 + self.0.load(Ordering::Relaxed)), ..SystemClock.now() }
-    }
-}
-
-impl ByHand {
-    fn advance(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::Relaxed);
-    }
-}
-
+/// A CA that counts by a clock which the test moves.
 async fn ca_with(source: Budget, worker: Budget) -> (TestCa, Arc<ByHand>) {
     let clock = Arc::new(ByHand::default());
     let limits = RequestLimits { source, worker, ..RequestLimits::default() };
