@@ -35,6 +35,7 @@ mod issuers;
 mod limits;
 mod manager;
 mod oidc;
+mod probe;
 mod records;
 mod renewal_info;
 mod request;
@@ -64,6 +65,7 @@ pub use issuers::Unexpired;
 pub use limits::{Budget, LimitSettings, RequestLimits};
 pub use manager::{CertificateAuthorityManager, DEFAULT_TRUST_DOMAIN, initialize_controller_certificates};
 pub use oidc::{IssuerKind, IssuerSettings, TokenIssuer, TokenRefusal};
+pub use probe::{ProbeError, probe};
 pub use records::{
     BackupError, BackupReport, CertificateHistory, CertificateQuery, CertificateRecord, CertificateStatus, CheckReport,
     DecisionQuery, IdentityQuery, IdentityRecord, IdentityState, Order, Page, Position, Record, Records, RestoreReport,

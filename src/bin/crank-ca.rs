@@ -21,13 +21,14 @@ mod revocation;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use crank_agent::ca::{Reloader, Server, Tokens};
+use crank_agent::ca::{Reloader, Server, Tokens, probe};
 use crank_agent::clock::{Clock, SystemClock};
 use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
             Command::Import(import) => authority::import(import),
             Command::Root(root) => authority::change_roots(root).await,
             Command::Serve(serve) => run(serve).await,
+            Command::Health(settings) => ask(settings).await,
             Command::CheckConfig(settings) => settings.resolve().and_then(|config| say(&config.to_string())),
             Command::Token(token) => manage_tokens(token).await,
             Command::Revoke(revoke) => revocation::revoke(revoke).await,
@@ -121,6 +123,11 @@ async fn reload_at(mut hang_up: Signal, reloader: &Reloader, settings: &ServeSet
     }
 }
 
+async fn ask(settings: ServeSettings) -> Result<(), Failure> {
+    probe(&settings.resolve()?, Arc::new(SystemClock), PROBE_DEADLINE).await?;
+    say("healthy\n")
+}
+
 async fn manage_tokens(token: Token) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     match token {
@@ -129,7 +136,7 @@ async fn manage_tokens(token: Token) -> Result<(), Failure> {
             let created = tokens.create(worker, ttl, names).await?;
             let written = match &out {
                 None => say(&format!("{}\n", created.secret.expose())),
-                Some(path) => write_private(path, created.secret.expose())
+                Some(path) => write_whole(path, &format!("{}\n", created.secret.expose()), PRIVATE)
                     .map_err(|error| Failure {
                         code: CANNOT_WRITE,
                         message: format!("cannot write the token to {}: {error}", path.display()),
@@ -178,15 +185,15 @@ async fn open_tokens(place: Place, clock: Arc<dyn Clock>) -> Result<Tokens, Fail
     Ok(Tokens::open(&data_dir, &database, clock).await?)
 }
 
-/// Writes beside the target and renames, so that a reader sees the old token or the new one, whole.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+/// Writes beside the target and renames, so that a reader sees the old text or the new one, whole.
+fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut staging = path.as_os_str().to_owned();
     staging.push(format!(".{}.new", std::process::id()));
     let staging = PathBuf::from(staging);
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&staging)?;
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&staging)?;
     let written = file
         .write_all(text.as_bytes())
-        .and_then(|()| file.write_all(b"\n"))
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&staging, path));
     if written.is_err() {
@@ -232,3 +239,10 @@ fn report(failure: &Failure) -> ExitCode {
     let _ = writeln!(io::stderr(), "crank-ca: {}", failure.message);
     ExitCode::from(failure.code)
 }
+
+/// Modes of files that are written for others.
+const PRIVATE: u32 = 0o600;
+const PUBLIC: u32 = 0o644;
+
+/// Less than a container engine gives a probe.
+const PROBE_DEADLINE: Duration = Duration::from_secs(4);

@@ -151,6 +151,56 @@ fn init_tells_root_fingerprint_and_next_step_and_overwrites_nothing() {
 }
 
 #[test]
+fn init_if_missing_leaves_a_ca_as_it_is_and_hands_out_its_roots() {
+    let directory = Directory { directory: TempDir::new().unwrap() };
+    let (data, out) = (directory.data(), directory.path("roots.crt"));
+    let init = |out: &Path| {
+        crank_ca(&["init", "--data-dir", &data, "--if-missing", "--roots-out", &out.display().to_string()])
+    };
+    assert!(init(&out).status.success());
+    let root = directory.root_pem();
+    assert_eq!(fs::read_to_string(&out).unwrap(), root);
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o644);
+
+    fs::remove_file(&out).unwrap();
+    let again = init(&out);
+    assert!(again.status.success() && text(&again.stdout).contains("stays as it is"), "{}", text(&again.stderr));
+    assert_eq!((directory.root_pem(), fs::read_to_string(&out).unwrap()), (root.clone(), root.clone()));
+
+    // The next root is handed out before it signs.
+    assert!(crank_ca(&["root", "rotate", "--data-dir", &data]).status.success());
+    assert!(init(&out).status.success());
+    let roots = fs::read_to_string(&out).unwrap();
+    assert!(roots.starts_with(&root) && roots.matches("BEGIN CERTIFICATE").count() == 2, "{roots}");
+
+    let failed = init(&directory.path("missing/roots.crt"));
+    assert_eq!(failed.status.code(), Some(73));
+    assert!(text(&failed.stderr).contains("cannot write the roots to"), "{}", text(&failed.stderr));
+}
+
+#[test]
+fn health_tells_whether_this_ca_serves() {
+    let directory = Directory::with_ca();
+    let mut process = Process::start(&directory);
+    let address = format!("0.0.0.0:{}", process.port);
+    let health = |directory: &Directory| {
+        crank_ca(&["health", "--data-dir", &directory.data(), "--listen", &address, "--dns", "localhost"])
+    };
+    let output = health(&directory);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "healthy\n");
+
+    // Another CA is none of its business.
+    let output = health(&Directory::with_ca());
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).contains("no answer of this CA"), "{}", text(&output.stderr));
+
+    process.end(Signal::TERM);
+    assert_eq!(health(&directory).status.code(), Some(69));
+    assert_eq!(crank_ca(&["health", "--data-dir", "/nowhere"]).status.code(), Some(78));
+}
+
+#[test]
 fn an_init_that_is_killed_leaves_a_whole_ca_or_none_that_counts() {
     let begun = Instant::now();
     Directory::with_ca();

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Root(Root),
     /// Serve the CA over HTTPS
     Serve(Serve),
+    /// Tell by the exit code whether the CA that serves with these settings on this machine is healthy
+    Health(ServeSettings),
     /// Check the settings of `serve` and print them, or every problem at once
     CheckConfig(ServeSettings),
     /// Make, list and revoke join tokens
@@ -125,6 +127,9 @@ pub(crate) struct Init {
     pub(crate) place: Place,
     #[command(flatten)]
     pub(crate) keys: Keys,
+    /// Also write every root that is handed out to this file (mode 0644), for agents
+    #[arg(long, value_name = "FILE", conflicts_with = "csr_out")]
+    pub(crate) roots_out: Option<PathBuf>,
     /// Make a key and a request for an intermediate only: write the request to this file, to be signed by another CA
     #[arg(long, value_name = "FILE")]
     pub(crate) csr_out: Option<PathBuf>,
@@ -408,7 +413,9 @@ pub(crate) enum LogFormat {
 const EXAMPLES: &str = "\
 Examples:
   crank-ca init --data-dir /var/lib/crank-ca
+  crank-ca init --data-dir /var/lib/crank-ca --if-missing --roots-out /shared/ca-certs/ca.crt
   crank-ca serve --data-dir /var/lib/crank-ca --dns cert-authority --lifetime 24h
+  crank-ca health --data-dir /var/lib/crank-ca
   crank-ca init --data-dir /var/lib/crank-ca --csr-out issuing.csr
   crank-ca import --data-dir /var/lib/crank-ca --certificate issuing.crt --root corporate-root.crt
   crank-ca root rotate --data-dir /var/lib/crank-ca
@@ -430,7 +437,7 @@ Examples:
 Signals of `serve`: SIGTERM and SIGINT stop, SIGHUP reads settings, policies and keys anew.
 
 Exit codes:
-  0 done; 1 a test of a policy failed; 2 usage; 65 a damaged record or backup;
+  0 done; 1 a test of a policy failed, or not healthy; 2 usage; 65 a damaged record or backup;
   69 unavailable (the port is in use); 70 internal; 73 cannot write; 78 configuration";
 
 #[cfg(test)]

@@ -4,27 +4,29 @@ use std::fs;
 use std::path::Path;
 
 use crank_agent::ca::{
-    CertificateAuthorityManager, ImportKey, ImportOptions, InitOptions, IssuerState, RotateOptions, Unexpired,
+    CaCertificate, CertificateAuthorityManager, ImportKey, ImportOptions, InitOptions, IssuerState, RotateOptions,
+    Unexpired,
 };
 use crank_agent::clock::SystemClock;
 use time::format_description::well_known::Rfc3339;
 
 use super::arguments::{Import, Init, Root};
 use super::failure::{CANNOT_WRITE, CONFIGURATION, Failure};
-use super::say;
+use super::{PUBLIC, say, write_whole};
 
 /// `crank-ca init`.
 pub(crate) fn initialize(init: Init) -> Result<(), Failure> {
-    let Init { place, keys, csr_out, if_missing, key_uri, key_type, trust_domain, name } = init;
+    let Init { place, keys, if_missing, roots_out, csr_out, key_uri, key_type, trust_domain, name } = init;
     let (data_dir, _, keys) = place.resolve_with(keys)?;
     let options = InitOptions { key_type, trust_domain, name, keys, key_uri };
     if let Some(csr_out) = csr_out {
         return request(&data_dir, &options, &csr_out);
     }
     if if_missing && CertificateAuthorityManager::is_initialized(&data_dir) {
-        return keep(&data_dir, &options);
+        return keep(&data_dir, &options, roots_out.as_deref());
     }
     let made = CertificateAuthorityManager::generate_ca_certificate(&data_dir, &options, &SystemClock)?;
+    hand_out(&made, roots_out.as_deref())?;
     let directory = data_dir.display();
     say(&format!(
         "root certificate  {}\n\
@@ -43,7 +45,7 @@ pub(crate) fn initialize(init: Init) -> Result<(), Failure> {
 }
 
 /// `crank-ca init --if-missing` where there is one.
-fn keep(data_dir: &Path, options: &InitOptions) -> Result<(), Failure> {
+fn keep(data_dir: &Path, options: &InitOptions, roots_out: Option<&Path>) -> Result<(), Failure> {
     let found = CertificateAuthorityManager::trust_domain_of(data_dir)?;
     let (directory, wanted) = (data_dir.display(), &options.trust_domain);
     if found != *wanted {
@@ -51,6 +53,7 @@ fn keep(data_dir: &Path, options: &InitOptions) -> Result<(), Failure> {
         return Err(Failure { code: CONFIGURATION, message });
     }
     let kept = CertificateAuthorityManager::ca_certificate(data_dir)?;
+    hand_out(&kept, roots_out)?;
     say(&format!(
         "there is a CA under {directory} already; nothing was changed\n\
          root certificate  {}\n\
@@ -59,6 +62,15 @@ fn keep(data_dir: &Path, options: &InitOptions) -> Result<(), Failure> {
         kept.root_path.display(),
         kept.root_fingerprint,
     ))
+}
+
+/// Writes the roots where agents read them.
+fn hand_out(ca: &CaCertificate, roots_out: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = roots_out else { return Ok(()) };
+    write_whole(path, &ca.roots_pem, PUBLIC).map_err(|error| Failure {
+        code: CANNOT_WRITE,
+        message: format!("cannot write the roots to {}: {error}", path.display()),
+    })
 }
 
 /// `crank-ca import`.

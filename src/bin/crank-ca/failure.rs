@@ -1,7 +1,8 @@
 //! Owns how crank-ca ends when it fails: the message and the exit code.
 
 use crank_agent::ca::{
-    AuthorityError, BackupError, CaConfigReport, CaError, CrlError, OrderError, RevocationError, StateError, TokenError,
+    AuthorityError, BackupError, CaConfigReport, CaError, CrlError, OrderError, ProbeError, RevocationError,
+    StateError, TokenError,
 };
 use crank_agent::printable::{error_chain, printable};
 
@@ -73,6 +74,18 @@ impl From<OrderError> for Failure {
     }
 }
 
+impl From<ProbeError> for Failure {
+    fn from(error: ProbeError) -> Self {
+        let code = match &error {
+            ProbeError::Authority(error) => authority_code(error),
+            ProbeError::Unreachable { .. } => UNAVAILABLE,
+            ProbeError::Unhealthy { .. } => UNHEALTHY,
+            ProbeError::Tls(_) | ProbeError::Setting { .. } => CONFIGURATION,
+        };
+        Self::new(code, &error)
+    }
+}
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         Self::new(state_code(&error), &error)
@@ -114,6 +127,7 @@ fn state_code(error: &StateError) -> u8 {
 
 const LINE_LIMIT: usize = 500;
 
+pub(crate) const UNHEALTHY: u8 = 1;
 pub(crate) const DAMAGED: u8 = 65;
 pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const INTERNAL: u8 = 70;
