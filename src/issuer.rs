@@ -61,6 +61,8 @@ pub struct Order<'a> {
     pub correlation_id: &'a str,
     /// The certificate in force, for renewal by mTLS; `None` on enrolment and when it no longer serves.
     pub current: Option<&'a CertificateBundle>,
+    /// One that has expired, for a CA that still takes it. Only where there is nothing else to show.
+    pub lapsed: Option<&'a CertificateBundle>,
     /// The roots that are published.
     pub known: &'a KnownRoots,
 }

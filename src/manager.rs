@@ -49,6 +49,8 @@ pub struct CertificateManager<I = CrankIssuer> {
     events: EventBus,
     schedule: Schedule,
     current: Option<Current>,
+    /// Found expired at the start. It is not in force; a CA with a grace may renew it.
+    lapsed: Option<Arc<CertificateBundle>>,
     /// A key and CSR whose fate at the CA is unknown: sent again, so that a lost reply costs no second certificate.
     unanswered: Option<UnansweredOrder>,
     /// Issued, and not yet on disk.
@@ -175,6 +177,7 @@ impl<I: Issuer> CertificateManager<I> {
             clock,
             events,
             current: None,
+            lapsed: None,
             unanswered: None,
             unpublished: None,
             had_certificate: false,

@@ -239,12 +239,34 @@ impl CrankIssuer {
     }
 }
 
+impl CrankIssuer {
+    async fn enrol(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
+        let enrolled = match self.read_token() {
+            Ok(token) => self.attempt(order, &Credential::Token(token)).await,
+            Err(error) => Err(error),
+        };
+        let (error, lapsed) = match (enrolled, order.lapsed) {
+            (Err(error), Some(lapsed)) => (error, lapsed),
+            (enrolled, _) => return enrolled,
+        };
+        if !matches!(error.kind, IssueErrorKind::Credential | IssueErrorKind::Unauthenticated) {
+            return Err(error);
+        }
+        self.attempt(order, &Credential::Certificate(lapsed)).await.map_err(|refused| {
+            tracing::debug!(error = %refused, "the CA does not take the expired certificate");
+            // What can be mended is the token.
+            error
+        })
+    }
+}
+
 impl Issuer for CrankIssuer {
     /// Renews by mTLS with the current certificate; enrols with the token when there is none, or when the CA does not
-    /// take the certificate and there is a token to fall back on.
+    /// take the certificate and there is a token to fall back on. Without a good token an expired certificate is tried,
+    /// which a CA with a grace takes.
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
         let Some(current) = order.current else {
-            return self.attempt(order, &Credential::Token(self.read_token()?)).await;
+            return self.enrol(order).await;
         };
         match self.attempt(order, &Credential::Certificate(current)).await {
             Err(error) if error.kind == IssueErrorKind::Unauthenticated && self.config.token_file.is_some() => {

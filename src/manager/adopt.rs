@@ -108,6 +108,9 @@ impl<I: Issuer> CertificateManager<I> {
                 let metadata = published.bundle.metadata(self.wall());
                 let error = EventError::new(error.kind(), &format!("on disk: {}", error_chain(&error)));
                 self.emit(event, correlation_id, Some(metadata), Some(error));
+                if event == CertificateEvent::Expired {
+                    self.lapsed = Some(Arc::new(published.bundle));
+                }
             }
         }
     }

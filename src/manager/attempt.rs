@@ -169,14 +169,17 @@ impl<I: Issuer> CertificateManager<I> {
         };
         let now = self.wall();
         // A certificate that has expired or is revoked no longer proves who asks.
-        let current = self.current.as_ref().filter(|current| !current.is_revoked());
-        let current = current.map(|current| Arc::clone(&current.bundle)).filter(|bundle| now < bundle.not_after());
+        let unrevoked = self.current.as_ref().filter(|current| !current.is_revoked());
+        let current = unrevoked.map(|current| Arc::clone(&current.bundle)).filter(|bundle| now < bundle.not_after());
+        let lapsed = unrevoked.map(|current| &current.bundle).or(self.lapsed.as_ref());
+        let lapsed = lapsed.filter(|bundle| now < bundle.not_after() + LONGEST_GRACE).map(Arc::clone);
         self.emit(CertificateEvent::CsrSubmitted, correlation_id, None, None);
         let request = Order {
             csr_pem: &order.csr_pem,
             identity: &self.settings.identity,
             correlation_id,
             current: current.as_deref(),
+            lapsed: lapsed.as_deref(),
             known: &self.known,
         };
         let mut answer = self.issue(&request, deadline).await;
@@ -188,6 +191,7 @@ impl<I: Issuer> CertificateManager<I> {
                 identity: &self.settings.identity,
                 correlation_id,
                 current: None,
+                lapsed: None,
                 known: &self.known,
             };
             answer = self.issue(&request, deadline).await;
@@ -315,3 +319,6 @@ impl<I: Issuer> CertificateManager<I> {
 
 /// Even at the end of the time to wait at the start, a CA gets this long to answer.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// No CA takes a certificate that expired longer ago.
+const LONGEST_GRACE: time::Duration = time::Duration::days(7);

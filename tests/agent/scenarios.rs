@@ -117,6 +117,32 @@ fn near_expiry_and_expiry_are_told_and_the_agent_recovers_with_a_new_token() {
 }
 
 #[test]
+fn an_expired_certificate_renews_itself_where_the_ca_has_a_grace_and_there_is_no_token() {
+    let mut ca = Ca::stopped("60s");
+    std::fs::write(ca.config_file(), "renewal_grace = \"1h\"\n").unwrap();
+    ca.restart();
+    let of = |name| Worker::of(&ca, name).with("CRANK_SCHEDULE_RENEW_FRACTION", "0.05,0.6");
+    let (goes_on, starts_anew) = (of("streaming"), of("billing"));
+    let (agent, mut ended) = (goes_on.start(), starts_anew.start());
+    for agent in [&agent, &ended] {
+        agent.event("CERT_ISSUED", 1);
+    }
+    ca.kill();
+    for agent in [&agent, &ended] {
+        agent.event("CERT_EXPIRED", 1);
+    }
+    ended.kill();
+    ca.restart();
+    // The tokens are used up.
+    let started = starts_anew.start();
+    started.event("CERT_EXPIRED", 1);
+    for (worker, agent) in [(&goes_on, &agent), (&starts_anew, &started)] {
+        let renewed = agent.event("CERT_RENEWED", 1);
+        assert_eq!(worker.serial().unwrap(), renewed["cert_metadata"]["serial"]);
+    }
+}
+
+#[test]
 fn a_refusal_ends_the_first_start_with_77_and_the_reason() {
     let ca = Ca::start("1h");
     let worker = Worker::of(&ca, "streaming");
