@@ -20,6 +20,7 @@ use crate::manager::CertificateUnavailableError;
 use crate::metrics::{Metrics, MetricsError};
 use crate::printable::error_chain;
 use crate::serve::ServeError;
+use crate::service_manager::ServiceManager;
 use crate::store::StoreError;
 use crate::tasks::TaskError;
 
@@ -93,6 +94,27 @@ pub async fn init(config: &Config) -> Result<(), AgentError> {
     }
 }
 
+/// What an agent is given beside its settings.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// A bus of this agent alone: events go to its listeners and to the log.
+    pub events: EventBus,
+    /// The log of the process, if the agent may change what it admits.
+    pub log: Option<LogControl>,
+    /// Who is told of readiness, reloads and life.
+    pub service_manager: ServiceManager,
+    /// Cancelled, the agent ends.
+    pub stop: CancellationToken,
+}
+
+impl Surroundings {
+    /// Listeners to events, and nothing else.
+    #[must_use]
+    pub fn telling(events: EventBus) -> Self {
+        Self { events, log: None, service_manager: ServiceManager::default(), stop: CancellationToken::new() }
+    }
+}
+
 /// What outlives a change of configuration.
 #[derive(Debug, Clone)]
 struct Shared {
@@ -100,28 +122,23 @@ struct Shared {
     clock: Arc<dyn Clock>,
     events: EventBus,
     metrics: Metrics,
+    service_manager: ServiceManager,
     stop: CancellationToken,
 }
 
-/// Runs the agent until `stop` is cancelled, or SIGTERM or SIGINT comes. `arguments` are resolved again on SIGHUP and
-/// when a watched file changes. Events go to the log and to the listeners of `events`, a bus of this agent alone. `log`
-/// is the log of the process, if the agent may change what it admits.
+/// Runs the agent until `surroundings.stop` is cancelled, or SIGTERM or SIGINT comes. `arguments` are resolved again on
+/// SIGHUP and when a watched file changes.
 ///
 /// # Errors
 /// When a part cannot start, or there is no first certificate.
-pub async fn run(
-    arguments: Arguments,
-    config: Config,
-    events: EventBus,
-    log: Option<LogControl>,
-    stop: CancellationToken,
-) -> Result<(), AgentError> {
+pub async fn run(arguments: Arguments, config: Config, surroundings: Surroundings) -> Result<(), AgentError> {
+    let Surroundings { events, log, service_manager, stop } = surroundings;
     let mut signals = Signals::begin()?;
     events.subscribe(log_event);
     let metrics = Metrics::new()?;
     let observer = metrics.clone();
     events.subscribe(move |record| observer.observe_event(record));
-    let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, stop };
+    let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, service_manager, stop };
     let (mut config, mut reloading) = (config, Reloading::default());
     let mut life = Life::begin(&shared, &config).await?;
     loop {
@@ -144,6 +161,7 @@ pub async fn run(
             }
         };
         life = begun.after(handover);
+        shared.service_manager.reloaded();
     }
 }
 

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, AgentError};
+use crate::agent::{self, AgentError, Surroundings};
 use crate::ca::{CaConfig, CaError, CertificateAuthorityManager, InitOptions, RunningCa, Server, TokenError, Tokens};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Arguments, Config, ConfigReport};
@@ -149,7 +149,8 @@ impl Dev {
         say(&self.introduction());
         let events = EventBus::default();
         self.narrate(&events);
-        let result = agent::run(self.arguments, self.config, events, Some(log), self.stop.clone()).await;
+        let surroundings = Surroundings { log: Some(log), stop: self.stop.clone(), ..Surroundings::telling(events) };
+        let result = agent::run(self.arguments, self.config, surroundings).await;
         self.stop.cancel();
         self.ca.stopped().await?;
         Ok(result?)

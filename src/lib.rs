@@ -114,6 +114,7 @@ pub mod policy;
 pub mod printable;
 pub mod schedule;
 pub mod serve;
+pub mod service_manager;
 mod slots;
 pub mod status;
 pub mod store;

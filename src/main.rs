@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use crank_agent::agent;
+use crank_agent::agent::{self, Surroundings};
 use crank_agent::clock::SystemClock;
 use crank_agent::config::{Arguments, Config, LogConfig, resolve};
 use crank_agent::events::EventBus;
 use crank_agent::events::log::{self, LogGuard};
 use crank_agent::exit::Exit;
 use crank_agent::printable::error_chain;
+use crank_agent::service_manager::ServiceManager;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command, output};
 
@@ -62,8 +62,12 @@ fn success_or(result: Result<(), Exit>) -> Exit {
 
 async fn run(arguments: Arguments) -> Result<(), Exit> {
     let (config, log) = prepare(&arguments)?;
-    let result =
-        agent::run(arguments, config, EventBus::default(), Some(log.control()), CancellationToken::new()).await;
+    let surroundings = Surroundings {
+        log: Some(log.control()),
+        service_manager: ServiceManager::of_process(),
+        ..Surroundings::telling(EventBus::default())
+    };
+    let result = agent::run(arguments, config, surroundings).await;
     ended(result.map_err(|error| (error.exit(), error)), log)
 }
 

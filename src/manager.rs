@@ -28,6 +28,7 @@ use crate::issuer::Issuer;
 use crate::issuer::crank::CrankIssuer;
 use crate::issuer::roots::{KnownRoots, RootDigest};
 use crate::schedule::{Jitter, RenewReason, RenewalRecord, SLICE, Schedule, Step};
+use crate::service_manager::ServiceManager;
 use crate::status::AgentStatus;
 use crate::store::{Store, StoreError};
 
@@ -74,6 +75,8 @@ pub struct CertificateManager<I = CrankIssuer> {
     told: Arc<Told>,
     published: watch::Sender<Option<Arc<CertificateBundle>>>,
     status: watch::Sender<AgentStatus>,
+    /// Gets a sign of life with each step.
+    service_manager: ServiceManager,
 }
 
 /// What the manager needs of the configuration.
@@ -193,9 +196,16 @@ impl<I: Issuer> CertificateManager<I> {
             told: Arc::clone(&told),
             published,
             status,
+            service_manager: ServiceManager::default(),
         };
         let (published, status) = (published_receiver, status_receiver);
         (manager, ManagerHandle { commands: commands_sender, told, published, status })
+    }
+
+    /// The same, with signs of life for a watchdog.
+    pub(crate) fn watched_by(mut self, service_manager: ServiceManager) -> Self {
+        self.service_manager = service_manager;
+        self
     }
 
     /// Calls `listener` for each `event`. It runs on the manager's task and must return quickly.
@@ -250,8 +260,9 @@ impl<I: Issuer> CertificateManager<I> {
             };
             AbortOnDropHandle::new(tokio::spawn(push.run()))
         });
+        let (watched, clock) = (self.service_manager.clone(), Arc::clone(&self.clock));
         while !stop.is_cancelled() {
-            self.turn(&stop, None).await;
+            watched.alive_during(&*clock, self.turn(&stop, None)).await;
         }
         drop(push);
         Ok(self.hand_over())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::manager::{CertificateManager, Command, Handover, ManagerHandle};
 use crate::printable::error_chain;
 use crate::schedule::SLICE;
 use crate::serve::{Readiness as _, Server, Sources};
+use crate::status::AgentStatus;
 use crate::store::Store;
 use crate::tasks::{TaskError, Tasks};
 
@@ -55,6 +57,7 @@ impl Life {
             Arc::clone(&shared.clock),
             shared.events.clone(),
         );
+        let manager = manager.watched_by(shared.service_manager.clone());
         let readiness = Arc::new(DiskReadiness {
             status: handle.status(),
             store: Arc::clone(&store),
@@ -123,6 +126,7 @@ impl Life {
         }
         let lost = Arc::new(Notify::new());
         let socket = Socket { bound: control, path: config.control_socket.clone(), lost: Arc::clone(&lost) };
+        spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
         spawn_control(&mut tasks, socket, readiness, &handle, &all);
         spawn_metrics(&mut tasks, shared, &handle, &all);
         let mut files = Files::watch(watched, credential_files(&config));
@@ -142,6 +146,7 @@ impl Life {
             };
             let occasion = match heard {
                 Heard::Stop => {
+                    shared.service_manager.stopping();
                     shared.stop.cancel();
                     break None;
                 }
@@ -149,7 +154,10 @@ impl Life {
                     note(handle.tell(Command::Renew(None)));
                     continue;
                 }
-                Heard::Reload => Occasion::Operator,
+                Heard::Reload => {
+                    shared.service_manager.reloading();
+                    Occasion::Operator
+                }
                 Heard::Files => Occasion::Look,
             };
             note(handle.tell(Command::FilesChanged));
@@ -162,6 +170,8 @@ impl Life {
             next = shared.reload(&config, reloading, occasion);
             if next.is_some() {
                 manager_stop.cancel();
+            } else if occasion == Occasion::Operator {
+                shared.service_manager.reloaded();
             }
         };
         all.cancel();
@@ -172,7 +182,10 @@ impl Life {
                 tokio::select! {
                     biased;
                     drained = join.as_mut() => break drained,
-                    () = signals.stop(), if !shared.stop.is_cancelled() => shared.stop.cancel(),
+                    () = signals.stop(), if !shared.stop.is_cancelled() => {
+                        shared.service_manager.stopping();
+                        shared.stop.cancel();
+                    }
                 }
             }
         };
@@ -268,6 +281,47 @@ fn spawn_metrics(tasks: &mut Tasks, shared: &Shared, handle: &ManagerHandle, sto
         }
         Ok::<(), Infallible>(())
     });
+}
+
+/// Readiness and a line of status for the service manager, each when it changes.
+fn spawn_service_manager(tasks: &mut Tasks, shared: &Shared, readiness: Arc<DiskReadiness>, stop: &CancellationToken) {
+    let service_manager = shared.service_manager.clone();
+    if !service_manager.is_there() {
+        return;
+    }
+    let (token, mut status) = (stop.clone(), readiness.status.clone());
+    tasks.spawn("service manager", async move {
+        let mut told = String::new();
+        loop {
+            let ready = readiness.ready();
+            let line = status_line(&status.borrow_and_update(), &ready);
+            if line != told {
+                service_manager.status(&line);
+                told = line;
+            }
+            if ready.is_ok() {
+                service_manager.ready();
+            }
+            tokio::select! {
+                () = token.cancelled() => break,
+                changed = status.changed() => if changed.is_err() { break },
+            }
+        }
+        Ok::<(), Infallible>(())
+    });
+}
+
+fn status_line(status: &AgentStatus, ready: &Result<(), String>) -> String {
+    let failed = status.last_attempt.as_ref().and_then(|attempt| attempt.error.as_ref());
+    let failed = failed.map(|error| format!("; last attempt failed: {}", error.message)).unwrap_or_default();
+    match (ready, &status.certificate) {
+        (Ok(()), Some(certificate)) => {
+            let until = certificate.expires_at.format(&Rfc3339).unwrap_or_default();
+            format!("{} has certificate {} until {until}{failed}", status.worker_id, certificate.serial)
+        }
+        (Err(reason), _) => format!("{} is not ready: {reason}{failed}", status.worker_id),
+        (Ok(()), None) => String::new(),
+    }
 }
 
 /// The configuration file, if its directory is there. To wait for that directory is to wake up with every program that

@@ -30,6 +30,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use crank_agent::ca::{Reloader, Server, Tokens, probe};
 use crank_agent::clock::{Clock, SystemClock};
+use crank_agent::service_manager::ServiceManager;
 use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -86,32 +87,44 @@ async fn run(serve: Serve) -> Result<(), Failure> {
     let hang_up = signal(SignalKind::hangup()).map_err(|error| Failure::new(INTERNAL, &error))?;
     let cancel = CancellationToken::new();
     let running = Server::start(config, Arc::new(SystemClock), cancel.clone()).await?;
+    let service_manager = ServiceManager::of_process();
     tracing::info!(
         address = %running.address(),
         root = %running.root_path().display(),
         fingerprint = running.root_fingerprint(),
         "serving"
     );
+    service_manager.status(&format!("serving on {}", running.address()));
+    service_manager.ready();
     let reloader = running.reloader();
+    let heartbeat = running.heartbeat();
     let stopped = running.stopped();
     let mut stopped = std::pin::pin!(stopped);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = reload_at(hang_up, &reloader, &serve.settings) => {}
+        () = reload_at(hang_up, &reloader, &serve.settings, &service_manager) => {}
+        () = give_signs_of_life(heartbeat, &service_manager) => {}
         result = stopped.as_mut() => {
             result?;
             return Err(Failure { code: INTERNAL, message: "the server stopped by itself".to_owned() });
         }
     }
+    service_manager.stopping();
     tracing::info!("stopping");
     cancel.cancel();
     Ok(stopped.await?)
 }
 
 /// At each signal, reads the settings and all that they lead to. Ends with the signals only.
-async fn reload_at(mut hang_up: Signal, reloader: &Reloader, settings: &ServeSettings) {
+async fn reload_at(
+    mut hang_up: Signal,
+    reloader: &Reloader,
+    settings: &ServeSettings,
+    service_manager: &ServiceManager,
+) {
     while hang_up.recv().await.is_some() {
+        service_manager.reloading();
         let outcome = match settings.clone().resolve() {
             Ok(config) => reloader.reload(config).await.map_err(Failure::from),
             Err(failure) => Err(failure),
@@ -120,6 +133,18 @@ async fn reload_at(mut hang_up: Signal, reloader: &Reloader, settings: &ServeSet
             Ok(()) => tracing::info!("settings, policies and keys have been read again"),
             Err(failure) => tracing::error!(error = failure.message, "the settings are refused, those before stay"),
         }
+        service_manager.reloaded();
+    }
+}
+
+/// As long as `heartbeat` answers. Never ends.
+async fn give_signs_of_life(heartbeat: impl AsyncFn() -> bool, service_manager: &ServiceManager) {
+    let Some(pause) = service_manager.heartbeat() else { return std::future::pending().await };
+    loop {
+        if heartbeat().await {
+            service_manager.alive();
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 

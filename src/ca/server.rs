@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ pub struct RunningCa {
     address: SocketAddr,
     manager: Arc<CertificateAuthorityManager>,
     reloader: Arc<Reloader>,
+    questions: mpsc::Sender<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
@@ -80,6 +81,7 @@ impl Server {
         manager.sign_due_crls().await?;
         let certificate = ServerCertificate::issue(Arc::clone(&manager), names, config.server_lifetime).await?;
         let (acceptor, _) = watch::channel(certificate.acceptor()?);
+        let (questions_sender, questions) = mpsc::channel(1);
         let serving = Serving {
             listener,
             acceptor,
@@ -90,9 +92,9 @@ impl Server {
             deadlines: config.deadlines,
             cancel,
         };
-        let task = tokio::spawn(serving.run());
+        let task = tokio::spawn(serving.run(questions));
         let reloader = Arc::new(Reloader::new(Arc::clone(&manager), config));
-        Ok(RunningCa { address, manager, reloader, task })
+        Ok(RunningCa { address, manager, reloader, questions: questions_sender, task })
     }
 }
 
@@ -143,6 +145,15 @@ impl RunningCa {
     #[must_use]
     pub fn reloader(&self) -> Arc<Reloader> {
         Arc::clone(&self.reloader)
+    }
+
+    /// Asks, each time it is called, the loop that takes connections whether it still turns.
+    pub fn heartbeat(&self) -> impl AsyncFn() -> bool + use<> {
+        let questions = self.questions.clone();
+        async move || {
+            let (reply, answered) = oneshot::channel();
+            questions.send(reply).await.is_ok() && answered.await.is_ok()
+        }
     }
 
     /// Waits until it has stopped: after cancellation, within [`DRAIN_DEADLINE`].
@@ -204,7 +215,8 @@ struct Serving {
 }
 
 impl Serving {
-    async fn run(self) {
+    /// `questions` are whether the loop turns.
+    async fn run(self, mut questions: mpsc::Receiver<oneshot::Sender<()>>) {
         let site = Arc::new(Site::new(&self.manager, self.deadlines));
         let connections = TaskTracker::new();
         let slots = Slots::new(self.max_connections);
@@ -216,25 +228,29 @@ impl Serving {
         let followed = Arc::clone(&self.manager).follow_directory(self.cancel.clone());
         let mut renewal = tokio::spawn(async { tokio::join!(renewed, followed) });
         let retention = tokio::spawn(self.retention.clone().run(self.cancel.clone()));
-        loop {
-            let accepted = async {
+        'serving: loop {
+            let mut accepted = std::pin::pin!(async {
                 let (stream, address, place) = self.admitted().await;
                 // Beyond the limit, the one that has been idle longest makes room; meanwhile others wait in the kernel's
                 // backlog.
                 (stream, address, place, slots.take().await)
-            };
-            let (stream, address, place, slot) = tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => break,
-                ended = &mut renewal => {
-                    tracing::error!(panicked = ended.is_err(), "the renewal of the CA's server certificate has ended");
-                    break;
+            });
+            let (stream, address, place, slot) = loop {
+                tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => break 'serving,
+                    ended = &mut renewal => {
+                        tracing::error!(panicked = ended.is_err(), "the renewal of the CA's server certificate has ended");
+                        break 'serving;
+                    }
+                    ended = &mut crls => {
+                        tracing::error!(panicked = ended.is_err(), "the keeping of CRLs has ended");
+                        break 'serving;
+                    }
+                    // Whoever asked may have gone.
+                    Some(reply) = questions.recv() => drop(reply.send(())),
+                    accepted = accepted.as_mut() => break accepted,
                 }
-                ended = &mut crls => {
-                    tracing::error!(panicked = ended.is_err(), "the keeping of CRLs has ended");
-                    break;
-                }
-                accepted = accepted => accepted,
             };
             let acceptor = acceptors.borrow().clone();
             let connection = connection::serve(acceptor, Arc::clone(&site), stream, address, slot, self.cancel.clone());

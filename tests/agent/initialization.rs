@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::liar::{LyingCa, success};
 use crate::processes::{Ca, Worker, until};
+use crank_agent::agent::Surroundings;
 use crank_agent::config::{Arguments, Facts, load};
 use crank_agent::events::{CertificateEvent, EventBus};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +83,8 @@ async fn two_agents_live_in_one_process() {
                 let _ = issued.send(record.worker_id.to_string());
             }
         });
-        agents.push((worker, tokio::spawn(crank_agent::agent::run(arguments, config, bus, None, stop.clone()))));
+        let surroundings = Surroundings { stop: stop.clone(), ..Surroundings::telling(bus) };
+        agents.push((worker, tokio::spawn(crank_agent::agent::run(arguments, config, surroundings))));
     }
     let mut names = Vec::new();
     while names.len() < 2 {

@@ -24,6 +24,7 @@ pub(crate) struct Ca {
     pub(crate) address: SocketAddr,
     lifetime: String,
     database: Option<String>,
+    environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
 
@@ -49,6 +50,7 @@ impl Ca {
             address: free_address(),
             lifetime: lifetime.to_owned(),
             database: None,
+            environment: BTreeMap::new(),
             process: None,
         }
     }
@@ -110,13 +112,30 @@ impl Ca {
         format!("https://localhost:{}", self.address.port())
     }
 
+    /// One more environment variable, from the next start on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(self.process.as_ref().unwrap());
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
     /// Starts it again, on the same address, and waits until it accepts.
     pub(crate) fn restart(&mut self) {
+        self.spawn();
+        until("the CA accepts connections", || TcpStream::connect(self.address).ok());
+    }
+
+    /// Starts it again, on the same address.
+    pub(crate) fn spawn(&mut self) {
         self.kill();
         let log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         let config = self.config_file().exists().then(|| self.config_file());
         let child = self
             .command(&["serve"])
+            .envs(&self.environment)
             .args(config.iter().flat_map(|path| [Path::new("--config"), path]))
             .args(["--listen", &self.address.to_string(), "--dns", "localhost", "--lifetime", &self.lifetime])
             .stdin(Stdio::null())
@@ -125,7 +144,6 @@ impl Ca {
             .spawn()
             .unwrap();
         self.process = Some(child);
-        until("the CA accepts connections", || TcpStream::connect(self.address).ok());
     }
 
     /// Ends it without warning.
