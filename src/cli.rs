@@ -5,6 +5,8 @@ pub(crate) mod output;
 pub(crate) mod remote;
 pub(crate) mod table;
 
+#[cfg(feature = "ca")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +59,13 @@ pub(crate) enum Command {
     #[cfg(feature = "ca")]
     #[command(after_help = DEV_EXAMPLES)]
     Dev(DevArguments),
+    /// Write manual pages into a directory
+    #[cfg(feature = "ca")]
+    #[command(hide = true)]
+    ManPages {
+        /// The directory, which must exist
+        directory: PathBuf,
+    },
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -165,6 +174,8 @@ impl Cli {
             Command::CheckConfig(command) => Some(&command.settings),
             #[cfg(feature = "ca")]
             Command::Dev(command) => Some(&command.settings),
+            #[cfg(feature = "ca")]
+            Command::ManPages { .. } => None,
             Command::Completions { .. } => None,
         };
         for settings in [Some(&self.settings), own].into_iter().flatten() {
@@ -213,6 +224,16 @@ pub(crate) fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "crank-agent", &mut script);
     script
+}
+
+/// Writes a manual page for each command of the released agent, which has no `dev`.
+#[cfg(feature = "ca")]
+pub(crate) fn man_pages(directory: &Path) -> Result<(), Exit> {
+    let released = Cli::command().mut_subcommand("dev", |command| command.hide(true));
+    let written = clap_mangen::generate_to(released, directory);
+    written.map_err(|error| {
+        output::failure(format_args!("cannot write to {}: {error}", directory.display()), Exit::CannotWrite)
+    })
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), &'static str> {

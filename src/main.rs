@@ -52,6 +52,8 @@ async fn dispatch(cli: &Cli) -> Exit {
         Command::CheckConfig(command) => cli::check::run(&arguments, command),
         #[cfg(feature = "ca")]
         Command::Dev(command) => success_or(dev(arguments, command).await),
+        #[cfg(feature = "ca")]
+        Command::ManPages { directory } => success_or(cli::man_pages(directory)),
         Command::Completions { shell } => output::result(cli::completions(*shell), Exit::Success),
     }
 }

@@ -66,6 +66,9 @@ fn main() -> ExitCode {
             Command::CheckRecord(place) => records::check(place).await,
             Command::Backup(backup) => backup::backup(backup).await,
             Command::Restore(restore) => backup::restore(restore).await,
+            Command::ManPages { directory } => clap_mangen::generate_to(Cli::command(), &directory).map_err(|error| {
+                Failure { code: CANNOT_WRITE, message: format!("cannot write to {}: {error}", directory.display()) }
+            }),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "crank-ca", &mut script);

@@ -5,8 +5,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
 mod notification;
+mod packages;
 #[path = "../support/polling.rs"]
 mod polling;
 #[path = "../agent/processes.rs"]
 #[allow(dead_code, reason = "shared with the tests of the agent")]
 mod processes;
+mod traced;
+mod units;

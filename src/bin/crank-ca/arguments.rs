@@ -63,6 +63,12 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Make the CA of a backup again, where no CA is
     Restore(Restore),
+    /// Write manual pages into a directory
+    #[command(hide = true)]
+    ManPages {
+        /// The directory, which must exist
+        directory: PathBuf,
+    },
     /// Print shell completions
     Completions {
         /// The shell to print for
