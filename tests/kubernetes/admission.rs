@@ -276,7 +276,7 @@ fn the_service_account_of_the_ca_may_do_nothing_but_read_the_keys_of_the_cluster
     let token = cluster.token("rights", "cert-authority", None, None);
     let raw = |path: &str| {
         let mut command = cluster.command("kubectl");
-        let server = format!("https://127.0.0.1:{}", cluster.port);
+        let server = format!("https://{}", cluster.address);
         let authority = cluster.path("ca.crt");
         command.env("KUBECONFIG", "/nonexistent").args(["get", "--raw", path, "--server", &server, "--token", &token]);
         command.arg("--certificate-authority").arg(authority).output().unwrap().status.success()

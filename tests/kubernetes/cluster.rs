@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -29,7 +29,9 @@ pub(crate) struct Cluster {
     api_server: Child,
     etcd: Child,
     directory: TempDir,
-    pub(crate) port: u16,
+    network: Option<String>,
+    /// Where the API server listens.
+    pub(crate) address: SocketAddr,
 }
 
 impl Cluster {
@@ -47,12 +49,18 @@ impl Cluster {
 
     /// One of its own.
     pub(crate) fn start() -> Self {
+        let [port] = free_ports();
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], port)), None)
+    }
+
+    /// One that listens at `address`, in the network namespace of that name.
+    pub(crate) fn start_at(address: SocketAddr, network: Option<&str>) -> Self {
         let directory = TempDir::new().unwrap();
-        write_certificates(directory.path());
-        let [port, clients, peers] = free_ports();
+        write_certificates(directory.path(), address.ip());
+        let [clients, peers] = free_ports();
         let start = |program: &str, arguments: &[String]| {
             let log = File::create(directory.path().join(format!("{program}.log"))).unwrap();
-            let mut command = Command::new(program);
+            let mut command = inside(network, program);
             command.args(arguments).env_clear().current_dir(directory.path());
             command.env("PATH", std::env::var("PATH").unwrap()).env("HOME", directory.path());
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -74,17 +82,24 @@ impl Cluster {
             "kube-apiserver",
             &list(format!(
                 "--etcd-servers https://127.0.0.1:{clients} --etcd-cafile ca.crt --etcd-certfile server.crt \
-                 --etcd-keyfile server.key --secure-port {port} --bind-address 127.0.0.1 \
+                 --etcd-keyfile server.key --secure-port {} --bind-address {} --advertise-address {} \
                  --tls-cert-file server.crt --tls-private-key-file server.key --client-ca-file ca.crt --cert-dir run \
                  --service-account-issuer {ISSUER} --service-account-key-file tokens.key \
                  --service-account-signing-key-file tokens.key --authorization-mode Node,RBAC \
                  --service-cluster-ip-range 10.96.0.0/16 --endpoint-reconciler-type none \
                  --feature-gates ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true \
-                 --runtime-config certificates.k8s.io/v1beta1=true"
+                 --runtime-config certificates.k8s.io/v1beta1=true \
+                 --kubelet-preferred-address-types InternalIP --kubelet-certificate-authority ca.crt \
+                 --kubelet-client-certificate admin.crt --kubelet-client-key admin.key",
+                address.port(),
+                address.ip(),
+                address.ip()
             )),
         );
-        let mut cluster = Self { api_server, etcd, directory, port };
-        cluster.write_kubeconfig();
+        let network = network.map(str::to_owned);
+        let mut cluster = Self { api_server, etcd, directory, network, address };
+        cluster.write_kubeconfig("kubeconfig", "admin");
+        cluster.write_kubeconfig("node.kubeconfig", "node");
         let deadline = Instant::now() + PATIENCE;
         while !cluster.kubectl(&["get", "--raw", "/readyz"]).status.success() {
             let ended = [&mut cluster.api_server, &mut cluster.etcd].map(|child| child.try_wait().unwrap());
@@ -102,15 +117,15 @@ impl Cluster {
         cluster
     }
 
-    fn write_kubeconfig(&self) {
+    fn write_kubeconfig(&self, file: &str, user: &str) {
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: lab\n\
-             clusters: [{{name: lab, cluster: {{server: \"https://127.0.0.1:{}\", certificate-authority: ca.crt}}}}]\n\
-             users: [{{name: admin, user: {{client-certificate: admin.crt, client-key: admin.key}}}}]\n\
-             contexts: [{{name: lab, context: {{cluster: lab, user: admin}}}}]\n",
-            self.port
+             clusters: [{{name: lab, cluster: {{server: \"https://{}\", certificate-authority: ca.crt}}}}]\n\
+             users: [{{name: user, user: {{client-certificate: {user}.crt, client-key: {user}.key}}}}]\n\
+             contexts: [{{name: lab, context: {{cluster: lab, user: user}}}}]\n",
+            self.address
         );
-        fs::write(self.path("kubeconfig"), text).unwrap();
+        fs::write(self.path(file), text).unwrap();
     }
 
     /// A file of the control plane: `ca.crt`, which verifies the API server, or `kubeconfig`.
@@ -120,7 +135,7 @@ impl Cluster {
 
     /// A program that speaks to this cluster and to no other.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = inside(self.network.as_deref(), program);
         command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", self.directory.path());
         command.env("KUBECONFIG", self.path("kubeconfig"));
         command
@@ -199,6 +214,14 @@ impl Drop for Cluster {
     }
 }
 
+/// A program in a network namespace, or in that of the tests.
+fn inside(network: Option<&str>, program: &str) -> Command {
+    let Some(network) = network else { return Command::new(program) };
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{network}")).arg(program);
+    command
+}
+
 /// The standard output of `what`, which must have succeeded.
 pub(crate) fn succeeded(what: &str, output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -221,7 +244,7 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// One authority for all: the server certificate of both servers, and the administrator's.
-fn write_certificates(directory: &Path) {
+fn write_certificates(directory: &Path, address: IpAddr) {
     let mut authority = CertificateParams::default();
     authority.distinguished_name.push(DnType::CommonName, "lab");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -240,8 +263,11 @@ fn write_certificates(directory: &Path) {
         fs::write(directory.join(format!("{file}.key")), key.serialize_pem()).unwrap();
     };
     fs::write(directory.join("ca.crt"), authority.pem()).unwrap();
-    let server = ["localhost", "127.0.0.1", "kubernetes.default.svc"];
+    let address = address.to_string();
+    let server = ["localhost", "127.0.0.1", address.as_str(), "kubernetes.default.svc"];
     leaf("server", &server, &[(DnType::CommonName, "server")]);
+    let node = [(DnType::CommonName, "system:node:lab"), (DnType::OrganizationName, "system:nodes")];
+    leaf("node", &[], &node);
     leaf("admin", &[], &[(DnType::CommonName, "admin"), (DnType::OrganizationName, "system:masters")]);
     // RSA, as clusters have it by default.
     let key = Command::new("openssl").args(["genrsa", "2048"]).output().unwrap();

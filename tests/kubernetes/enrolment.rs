@@ -43,7 +43,7 @@ impl Ca {
         // The names of a cluster are addresses here; nothing else is changed.
         let settings = settings
             .replace("0.0.0.0:9090", &format!("127.0.0.1:{port}"))
-            .replace("kubernetes.default.svc/openid", &format!("127.0.0.1:{}/openid", cluster.port))
+            .replace("kubernetes.default.svc/openid", &format!("{}/openid", cluster.address))
             .replace("/var/lib/crank-ca", data.to_str().unwrap())
             .replace("/var/run/crank-ca/kubernetes", kubernetes.to_str().unwrap());
         let mount = container(&pod, "containers", "crank-ca")["volumeMounts"].as_array().unwrap().clone();

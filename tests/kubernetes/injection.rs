@@ -21,10 +21,10 @@ pub(crate) fn injected_pod(cluster: &Cluster, namespace: &str, account: &str, ho
 }
 
 /// What the restricted profile asks of a worker's container.
-const HARDENED: &str = "{ allowPrivilegeEscalation: false, runAsNonRoot: true, capabilities: { drop: [ALL] }, seccompProfile: { type: RuntimeDefault } }";
+pub(crate) const HARDENED: &str = "{ allowPrivilegeEscalation: false, runAsNonRoot: true, capabilities: { drop: [ALL] }, seccompProfile: { type: RuntimeDefault } }";
 
 /// A restricted namespace in which the policy of the chart is in force.
-fn inject(cluster: &Cluster, namespace: &str, account: &str) {
+pub(crate) fn inject(cluster: &Cluster, namespace: &str, account: &str) {
     cluster.restricted_namespace(namespace, &[account, "cert-authority"]);
     cluster.must(&["label", "namespace", namespace, &format!("crank-agent/injection={namespace}")]);
     let selector =

@@ -9,6 +9,8 @@ mod chart;
 mod cluster;
 mod enrolment;
 mod injection;
+mod live;
+mod machine;
 mod node;
 mod page;
 mod yaml;
