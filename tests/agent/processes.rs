@@ -113,10 +113,12 @@ impl Ca {
     }
 
     /// One more environment variable, from the next start on.
+    #[allow(dead_code, reason = "for the tests of hosts")]
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
+    #[allow(dead_code, reason = "for the tests of hosts")]
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(self.process.as_ref().unwrap());
         rustix::process::kill_process(id, signal).unwrap();
