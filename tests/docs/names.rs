@@ -19,6 +19,10 @@ fn every_environment_variable_is_one_of_ours() {
             words(&String::from_utf8(help.stdout).unwrap()).into_iter().filter(|word| word.starts_with("CRANK_")),
         );
     }
+    for bench in ["agent", "ca"] {
+        let settings = fs::read_to_string(root().join(format!("benches/{bench}/main.rs"))).unwrap();
+        known.extend(words(&settings).into_iter().filter(|word| word.starts_with("CRANK_BENCH_")));
+    }
     for page in Document::all() {
         for word in words(&page.text) {
             let ours = !word.starts_with("CRANK_") || known.contains(&word);
