@@ -65,7 +65,16 @@ pub enum StateError {
     },
     /// The schema cannot be brought up to date.
     #[error("cannot prepare the database")]
-    Migration(#[from] MigrateError),
+    Migration(#[source] MigrateError),
+    /// The schema is that of a later version.
+    #[error(
+        "the record was written by a newer crank-ca (its schema is {version}): use that one, or restore a backup from before \
+         the upgrade"
+    )]
+    Newer {
+        /// The version of the schema.
+        version: i64,
+    },
     /// A statement failed.
     #[error("cannot {action} in the database")]
     Database {
@@ -86,6 +95,15 @@ pub enum StateError {
     Closed,
 }
 
+impl From<MigrateError> for StateError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::VersionMissing(version) => Self::Newer { version },
+            error => Self::Migration(error),
+        }
+    }
+}
+
 impl StateError {
     /// A fixed label for metrics.
     #[must_use]
@@ -93,7 +111,7 @@ impl StateError {
         match self {
             Self::File(_) => "state_file",
             Self::Setting { .. } => "state_setting",
-            Self::Migration(_) => "state_migration",
+            Self::Migration(_) | Self::Newer { .. } => "state_migration",
             Self::Database { .. } => "state_database",
             Self::Corrupt { .. } => "state_corrupt",
             Self::Closed => "state_closed",

@@ -4,8 +4,10 @@
 #![cfg(feature = "ca")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
+mod migration;
 mod notification;
 mod packages;
+mod pages;
 #[path = "../support/polling.rs"]
 mod polling;
 #[path = "../agent/processes.rs"]
@@ -13,3 +15,4 @@ mod polling;
 mod processes;
 mod traced;
 mod units;
+mod upgrades;

@@ -119,7 +119,10 @@ fn authority_code(error: &AuthorityError) -> u8 {
 fn state_code(error: &StateError) -> u8 {
     match error {
         StateError::File(error) => authority_code(error),
-        StateError::Migration(_) | StateError::Corrupt { .. } | StateError::Setting { .. } => CONFIGURATION,
+        StateError::Migration(_)
+        | StateError::Newer { .. }
+        | StateError::Corrupt { .. }
+        | StateError::Setting { .. } => CONFIGURATION,
         StateError::Database { action: "open", .. } | StateError::Closed => UNAVAILABLE,
         StateError::Database { .. } => CANNOT_WRITE,
     }
