@@ -15,6 +15,7 @@ use crate::policy::PolicyConfig;
 
 use super::anonymous::AnonymousRule;
 use super::authority::KeySettings;
+use super::kubernetes::KubernetesSigner;
 use super::limits::RequestLimits;
 use super::oidc::TokenIssuer;
 use super::revocation::RevocationConfig;
@@ -61,6 +62,8 @@ pub struct CaConfig {
     pub renewal_grace: Duration,
     /// How often anybody may ask.
     pub limits: RequestLimits,
+    /// The cluster whose requests for certificates are signed, where there is one.
+    pub kubernetes: Option<KubernetesSigner>,
 }
 
 /// How long a client may take. Whoever takes longer is cut off.
@@ -111,6 +114,7 @@ impl CaConfig {
             anonymous: Vec::new(),
             renewal_grace: Duration::ZERO,
             limits: RequestLimits::default(),
+            kubernetes: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Owns one request for a certificate: authenticate, authorise, answer a repeat, decide, reserve, sign, record, in this
 //! order.
 
+mod attested;
 mod audit;
 mod authenticate;
 mod authorise;
@@ -30,6 +31,8 @@ use crate::policy::{Capabilities, PolicyAnswer, PolicyError};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 use crate::trace_context::TraceContext;
 
+pub use attested::AttestationRefusal;
+pub(crate) use attested::{Attestation, Terms};
 use audit::Audit;
 pub(crate) use authenticate::Credentials;
 pub use error::EnrolmentError;
@@ -97,11 +100,11 @@ pub(crate) enum Credential {
     Token(String),
     /// The certificate of an earlier enrolment, by its serial.
     Certificate(String),
-    /// A token that a trusted issuer has signed.
+    /// A token that a trusted issuer has signed, or a request that a trusted authority attests.
     Signed {
-        /// `oidc` or `kubernetes`.
+        /// `oidc` or `kubernetes`, or the kind of request.
         kind: &'static str,
-        /// Issuer, subject and id; printable.
+        /// Issuer, subject and id, or what tells the request from all others; printable.
         id: String,
     },
     /// Nothing: a rule lets clients at this address do without.
@@ -141,7 +144,11 @@ impl CertificateAuthorityManager {
         let mut audit = Audit::begin(context);
         let result = async {
             let requester = self.admitted(credentials, form, context, &mut audit).await?;
-            let issued = async { self.issue(&requester, form.read(&requester)?, context, &mut audit).await }.await;
+            let issued = async {
+                let request = form.read(&requester)?;
+                self.issue(&requester, request, &Terms::default(), context, &mut audit).await
+            };
+            let issued = issued.await;
             self.count_failure(&requester, &issued);
             issued
         };
@@ -159,9 +166,14 @@ impl CertificateAuthorityManager {
         audit: &mut Audit<'_>,
     ) -> Result<Requester, EnrolmentError> {
         let requester = self.authenticate(credentials, form, context, audit).await?;
-        let asks = self.in_force().admission.limits.worker_asks(&requester.worker_id);
-        asks.map_err(|wait| EnrolmentError::TooMany { seconds: wait.seconds })?;
+        self.may_ask(&requester)?;
         Ok(requester)
+    }
+
+    /// Whether its worker has asked seldom enough.
+    fn may_ask(&self, requester: &Requester) -> Result<(), EnrolmentError> {
+        let asks = self.in_force().admission.limits.worker_asks(&requester.worker_id);
+        asks.map_err(|wait| EnrolmentError::TooMany { seconds: wait.seconds })
     }
 
     /// What is refused costs its worker more than what succeeds.
@@ -180,7 +192,9 @@ impl CertificateAuthorityManager {
     ) -> Result<IssuedCertificate, EnrolmentError> {
         let mut audit = Audit::begin(context);
         audit.shown(&requester.worker_id, &requester.credential);
-        let result = async { self.issue(requester, request::parse(csr_pem)?, context, &mut audit).await }.await;
+        let result =
+            async { self.issue(requester, request::parse(csr_pem)?, &Terms::default(), context, &mut audit).await };
+        let result = result.await;
         audit.end(&result);
         result
     }
@@ -216,6 +230,7 @@ impl CertificateAuthorityManager {
         &self,
         requester: &Requester,
         request: KeyRequest,
+        terms: &Terms,
         context: &Context,
         audit: &mut Audit<'_>,
     ) -> Result<IssuedCertificate, EnrolmentError> {
@@ -229,7 +244,7 @@ impl CertificateAuthorityManager {
         within_constraints(&authority, &names)?;
         let glance = self.turns.glance(&requester.credential);
         if !requester.is_unused
-            && let Some(again) = self.repeat(&authority, requester, &key, &names, audit).await?
+            && let Some(again) = self.repeat(&authority, requester, terms, (&key, &names), audit).await?
         {
             return Ok(again);
         }
@@ -268,13 +283,13 @@ impl CertificateAuthorityManager {
         // Of those who ask at once with the same credential, the first may have got what the others ask for.
         let _turn = glance.take().await;
         if glance.is_overtaken()
-            && let Some(again) = self.repeat(&authority, requester, &key, &capabilities.names, audit).await?
+            && let Some(again) = self.repeat(&authority, requester, terms, (&key, &capabilities.names), audit).await?
         {
             self.state.record_decisions(vec![issuance]).await?;
             return Ok(again);
         }
         let now = self.clock.now().wall;
-        let (not_before, not_after) = validity::worker(now, period.period, authority.issuer_not_after())?;
+        let (not_before, not_after) = validity::within(terms, now, period.period, authority.issuer_not_after())?;
         let plan = LeafPlan {
             serial: Serial::random().map_err(|()| SignError::Serial)?,
             subject: Subject::Worker(worker_id.clone()),
@@ -291,7 +306,8 @@ impl CertificateAuthorityManager {
         let der = match self.sign_recorded(&authority, &plan, reservation, credential).await {
             // Another process that serves this CA was faster, or somebody with the same token before its turn here.
             Err(EnrolmentError::TokenUsed) => {
-                let again = self.repeat(&authority, requester, &plan.key, &plan.names, audit).await?;
+                let asked = (&plan.key, &plan.names);
+                let again = self.repeat(&authority, requester, terms, asked, audit).await?;
                 return again.ok_or(EnrolmentError::TokenUsed);
             }
             signed => signed?,

@@ -33,6 +33,7 @@ use claims::Claims;
 use keys::Keys;
 pub use refusal::TokenRefusal;
 pub use settings::{IssuerKind, IssuerSettings, TokenIssuer};
+pub(super) use template::Template;
 
 /// A token as a client sent it. Wiped on drop; its `Debug` shows nothing.
 pub(crate) struct SignedToken(Zeroizing<String>);

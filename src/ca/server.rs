@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::LONGEST_GRACE;
 use super::http::Site;
 use super::in_force::InForce;
+use super::kubernetes::{KubernetesSigner, sign_requests};
 use super::limits::{Place, Source};
 use super::manager::CertificateAuthorityManager;
 use super::retention::Retention;
@@ -90,6 +91,7 @@ impl Server {
             retention: Retention::new(manager.state.clone(), clock, config.retention),
             max_connections: config.max_connections,
             deadlines: config.deadlines,
+            cluster: config.kubernetes.clone(),
             cancel,
         };
         let task = tokio::spawn(serving.run(questions));
@@ -211,6 +213,8 @@ struct Serving {
     retention: Retention,
     max_connections: usize,
     deadlines: Deadlines,
+    /// Whose requests are signed beside those that come here.
+    cluster: Option<KubernetesSigner>,
     cancel: CancellationToken,
 }
 
@@ -228,6 +232,10 @@ impl Serving {
         let followed = Arc::clone(&self.manager).follow_directory(self.cancel.clone());
         let mut renewal = tokio::spawn(async { tokio::join!(renewed, followed) });
         let retention = tokio::spawn(self.retention.clone().run(self.cancel.clone()));
+        let cluster = self
+            .cluster
+            .clone()
+            .map(|signer| tokio::spawn(sign_requests(Arc::clone(&self.manager), signer, self.cancel.clone())));
         'serving: loop {
             let mut accepted = std::pin::pin!(async {
                 let (stream, address, place) = self.admitted().await;
@@ -272,6 +280,9 @@ impl Serving {
         renewal.abort();
         crls.abort();
         retention.abort();
+        if let Some(cluster) = cluster {
+            cluster.abort();
+        }
         self.manager.state.close().await;
     }
 }

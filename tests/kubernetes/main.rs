@@ -13,4 +13,5 @@ mod live;
 mod machine;
 mod node;
 mod page;
+mod signer;
 mod yaml;

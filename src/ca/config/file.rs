@@ -13,6 +13,7 @@ use super::{CaConfig, CaConfigReport, CaProblem, SHORTEST_RETENTION, Text};
 use crate::ca::admission::LONGEST_GRACE;
 use crate::ca::anonymous::AnonymousSettings;
 use crate::ca::authority::KeySettings;
+use crate::ca::kubernetes::KubernetesSettings;
 use crate::ca::limits::LimitSettings;
 use crate::ca::oidc::IssuerSettings;
 use crate::ca::revocation::{AdminSection, CrlSection, RenewalSection, RevocationConfig};
@@ -62,6 +63,8 @@ pub struct CaFile {
     pub anonymous: Vec<AnonymousSettings>,
     /// `[limits]`: how often anybody may ask.
     pub limits: LimitSettings,
+    /// `[kubernetes]`: signs the requests of a cluster.
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 /// `[database]`: a `PostgreSQL` server instead of a file in the data directory.
@@ -161,6 +164,11 @@ impl CaFile {
         config.anonymous = each(&self.anonymous, "anonymous", AnonymousSettings::resolve, &mut problems);
         let limits = each(&[self.limits], "limits", LimitSettings::resolve, &mut problems);
         config.limits = limits.into_iter().next().unwrap_or_default();
+        let lifetime = config.lifetime;
+        config.kubernetes = self.kubernetes.and_then(|signer| {
+            let wrong = |wrong: Vec<CaProblem>| problems.extend(wrong.into_iter().map(|one| one.below("kubernetes")));
+            signer.resolve(lifetime).map_err(wrong).ok()
+        });
         config.environment = self.environment.unwrap_or_default();
         let sections = (self.crl, self.admin, self.renewal);
         config.revocation = RevocationConfig::resolve(sections, config.max_connections, &mut problems);

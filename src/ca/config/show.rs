@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::CaConfig;
 use crate::ca::anonymous::{AnonymousRule, AnonymousSettings};
+use crate::ca::kubernetes::{KubernetesSettings, KubernetesSigner};
 use crate::ca::limits::LimitSettings;
 use crate::ca::oidc::{IssuerSettings, TokenIssuer};
 use crate::ca::revocation::RevocationConfig;
@@ -63,6 +64,7 @@ impl fmt::Display for CaConfig {
             limits: LimitSettings::of(&self.limits),
             issuers: self.issuers.iter().map(TokenIssuer::settings).collect(),
             anonymous: self.anonymous.iter().map(AnonymousRule::settings).collect(),
+            kubernetes: self.kubernetes.as_ref().map(KubernetesSigner::settings),
         };
         write!(f, "\n{}", toml::to_string(&tables).map_err(|_| fmt::Error)?)
     }
@@ -72,6 +74,8 @@ impl fmt::Display for CaConfig {
 #[derive(Serialize)]
 struct Tables<'a> {
     limits: LimitSettings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<&'a KubernetesSettings>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     issuers: Vec<&'a IssuerSettings>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -38,7 +38,9 @@ fn every_key_is_taken() {
          jwks_url = 'https://kubernetes.default.svc/openid/v1/jwks'\nroot_file = '/r'\ntoken_file = '/t'\n\
          algorithms = ['RS256']\nleeway = '1m'\nlongest_life = '2h'\nidentity = '{namespace}-{serviceaccount}'\n\
          names = ['{pod}.example']\nrequire_pod_binding = false\nrequire = { sub = 'x', on = true, n = 3 }\n\
-         [[anonymous]]\nsources = ['10.0.0.0/8']\nworkers = ['old-*']\n",
+         [[anonymous]]\nsources = ['10.0.0.0/8']\nworkers = ['old-*']\n\
+         [kubernetes]\nsigner_name = 'a.b/c'\nrequests = ['CertificateSigningRequest']\nidentity = '{pod}'\n\
+         names = ['{pod}.example']\nurl = 'https://api.example'\nroot_file = '/r'\ntoken_file = '/t'\n",
     )
     .unwrap();
     assert_eq!(config.listen, "[::1]:1".parse().unwrap());
@@ -50,6 +52,7 @@ fn every_key_is_taken() {
     assert_eq!((config.max_connections, config.retention), (5, Duration::from_hours(30 * 24)));
     assert_eq!((config.renewal_grace, config.limits.source.rate), (Duration::from_hours(24), 7));
     assert_eq!((config.issuers.len(), config.anonymous.len()), (1, 1));
+    assert_eq!(config.kubernetes.as_ref().map(|signer| signer.settings().signer_name.as_str()), Some("a.b/c"));
     assert_eq!(config.revocation.crl_lifetime, Duration::from_hours(6));
     assert_eq!(config.revocation.admins.identities().count(), 2);
     assert_eq!(config.revocation.max_waiting, Some(4));

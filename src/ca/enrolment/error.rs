@@ -1,5 +1,6 @@
 //! Owns the ways in which a request for a certificate fails, and what the one who asked is told.
 
+use super::attested::AttestationRefusal;
 use crate::ca::oidc::TokenRefusal;
 use crate::ca::request::CsrRefusal;
 use crate::ca::sign::SignError;
@@ -34,6 +35,9 @@ pub enum EnrolmentError {
     /// A token of another authority.
     #[error(transparent)]
     Signed(#[from] TokenRefusal),
+    /// What another authority attests is not enough.
+    #[error(transparent)]
+    Attested(#[from] AttestationRefusal),
     /// Too many requests of this worker.
     #[error("too many requests for this worker: come back in {seconds} s")]
     TooMany {
@@ -118,6 +122,7 @@ impl EnrolmentError {
             Self::TokenUsed => "token_used",
             Self::TokenRevoked => "token_revoked",
             Self::Signed(refusal) => refusal.kind(),
+            Self::Attested(refusal) => refusal.kind(),
             Self::TooMany { .. } => "rate_limited",
             Self::CertificateUnknown => "certificate_unknown",
             Self::CertificateExpired => "certificate_expired",

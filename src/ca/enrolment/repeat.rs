@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::audit::Audit;
-use super::{Credential, EnrolmentError, IssuedCertificate, Requester};
+use super::{Credential, EnrolmentError, IssuedCertificate, Requester, Terms};
 use crate::ca::authority::Authority;
 use crate::ca::manager::CertificateAuthorityManager;
 use crate::ca::sign::CertifiableKey;
@@ -17,14 +17,15 @@ use crate::identity::bundle::certificates_to_pem;
 
 impl CertificateAuthorityManager {
     /// The certificate that an earlier request got with the same credential, for the same key and names: what a token
-    /// was used for, as long as the token lives; what a certificate was renewed to, or a token of a trusted issuer got, for [`RENEWAL_WINDOW`]. Nothing is
-    /// signed, and no policy asked: the decision of then stands. A used token is good for nothing else.
+    /// was used for, as long as the token lives; what a certificate was renewed to, or a token of a trusted issuer or a
+    /// request that is attested got, for as long as `terms` say. Nothing is signed, and no policy asked: the decision of
+    /// then stands. A used token is good for nothing else.
     pub(super) async fn repeat(
         &self,
         authority: &Authority,
         requester: &Requester,
-        key: &CertifiableKey,
-        names: &BTreeSet<SubjectAltName>,
+        terms: &Terms,
+        (key, names): (&CertifiableKey, &BTreeSet<SubjectAltName>),
         audit: &mut Audit<'_>,
     ) -> Result<Option<IssuedCertificate>, EnrolmentError> {
         let now = self.clock.now().wall;
@@ -36,7 +37,7 @@ impl CertificateAuthorityManager {
             },
             credential @ (Credential::Certificate(id) | Credential::Signed { id, .. }) => {
                 let earlier = self.state.issued_before(credential.kind(), id, &asked.key_digest).await?;
-                earlier.filter(|earlier| is_recent(earlier, now) && asked.is_answered_by(earlier))
+                earlier.filter(|earlier| is_recent(earlier, now, terms.repeat_for) && asked.is_answered_by(earlier))
             }
             Credential::Anonymous(_) | Credential::Caller => None,
         };
@@ -85,12 +86,9 @@ impl Asked<'_> {
 }
 
 /// After a step of the clock, backwards too, a renewal is a new one.
-fn is_recent(earlier: &IssuedRecord, now: OffsetDateTime) -> bool {
-    (now - earlier.issued_at).abs() < RENEWAL_WINDOW
+fn is_recent(earlier: &IssuedRecord, now: OffsetDateTime, window: time::Duration) -> bool {
+    (now - earlier.issued_at).abs() < window
 }
-
-/// How long a renewal is answered with the same certificate.
-const RENEWAL_WINDOW: time::Duration = time::Duration::minutes(10);
 
 #[cfg(test)]
 mod tests {
@@ -134,7 +132,7 @@ mod tests {
         #[test]
         fn a_renewal_is_recent_for_ten_minutes_either_way(seconds in -2_000_i64..2_000) {
             let earlier = record(0, &BTreeSet::new(), 0, NOW);
-            let recent = is_recent(&earlier, NOW + time::Duration::seconds(seconds));
+            let recent = is_recent(&earlier, NOW + time::Duration::seconds(seconds), Terms::default().repeat_for);
             prop_assert_eq!(recent, seconds.abs() < 600);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::EnrolmentError;
+use super::{AttestationRefusal, EnrolmentError, Terms};
 use crate::ca::sign::BACKDATE;
 use crate::policy::default::{LONGEST_LIFETIME, SHORTEST_LIFETIME};
 
@@ -17,6 +17,28 @@ pub(super) fn worker(
 ) -> Result<(OffsetDateTime, OffsetDateTime), EnrolmentError> {
     leaf(now, period.clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME), SHORTEST_LIFETIME, issuer_not_after)
 }
+
+/// The same, by what the protocol of the request asks for in addition.
+pub(super) fn within(
+    terms: &Terms,
+    now: OffsetDateTime,
+    period: Duration,
+    issuer_not_after: OffsetDateTime,
+) -> Result<(OffsetDateTime, OffsetDateTime), EnrolmentError> {
+    let (not_before, not_after) = worker(now, period.min(terms.longest.saturating_sub(BACKDATED)), issuer_not_after)?;
+    let life = Duration::try_from(not_after - not_before).unwrap_or_default();
+    if life >= terms.shortest {
+        return Ok((not_before, not_after));
+    }
+    if not_after == issuer_not_after {
+        return Err(EnrolmentError::IssuerEnding);
+    }
+    let (allowed, needed) = (life.as_secs(), terms.shortest.as_secs());
+    Err(AttestationRefusal::LifeTooShort { allowed, needed }.into())
+}
+
+/// [`BACKDATE`] on the other scale.
+const BACKDATED: Duration = BACKDATE.unsigned_abs();
 
 /// The same for the CA's own listener, which may be as short as a second.
 pub(super) fn server(
@@ -70,6 +92,21 @@ mod tests {
             );
             assert!(matches!(result, Err(EnrolmentError::IssuerEnding)), "{left}");
         }
+    }
+
+    #[test]
+    fn terms_cut_a_life_and_refuse_one_that_is_too_short() {
+        let hour = Duration::from_hours(1);
+        let terms = Terms { shortest: hour, longest: hour * 2, ..Terms::default() };
+        let end = NOW + time::Duration::days(9);
+        let life = |period| within(&terms, NOW, period, end).map(|(from, to)| to - from);
+        assert_eq!(life(hour * 24).unwrap(), hour * 2, "from notBefore to notAfter");
+        assert_eq!(life(hour).unwrap(), hour + Duration::from_mins(1));
+        assert_eq!(life(Duration::from_mins(59)).unwrap(), hour);
+        let refused = life(Duration::from_mins(30)).unwrap_err();
+        assert_eq!(refused.kind(), "life_too_short");
+        let ending = within(&terms, NOW, hour * 24, (NOW + hour / 2).replace_nanosecond(0).unwrap());
+        assert!(matches!(ending, Err(EnrolmentError::IssuerEnding)));
     }
 
     proptest! {

@@ -168,7 +168,8 @@ impl From<&EnrolmentError> for Problem {
             E::Body | E::Csr(CsrRefusal::Malformed(_) | CsrRefusal::Proof(_) | CsrRefusal::Key(_)) => {
                 StatusCode::BAD_REQUEST
             }
-            E::OtherWorker { .. }
+            E::Attested(_)
+            | E::OtherWorker { .. }
             | E::NamesNotPermitted { .. }
             | E::NamesMissing { .. }
             | E::OutsideConstraints { .. }

@@ -10,7 +10,7 @@ use super::settings::IssuerKind;
 
 /// A name with claims in it, such as `{namespace}.{serviceaccount}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Template(Vec<Part>);
+pub(in crate::ca) struct Template(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -24,7 +24,7 @@ pub(super) struct ClaimPath(String);
 
 impl Template {
     /// Parses a template. The error says what was expected.
-    pub(super) fn parse(text: &str, kind: IssuerKind) -> Result<Self, &'static str> {
+    pub(in crate::ca) fn parse(text: &str, kind: IssuerKind) -> Result<Self, &'static str> {
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -51,7 +51,7 @@ impl Template {
 
     /// The name that `claims` give. Different values give different names: a value that holds what follows it in the
     /// template is refused, as `a.b` for the first of `{x}.{y}`.
-    pub(super) fn render(&self, claims: &Map<String, Value>) -> Result<String, TokenRefusal> {
+    pub(in crate::ca) fn render(&self, claims: &Map<String, Value>) -> Result<String, TokenRefusal> {
         let mut name = String::new();
         for (index, part) in self.0.iter().enumerate() {
             let path = match part {

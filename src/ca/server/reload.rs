@@ -69,6 +69,7 @@ fn read_at_the_start_only(before: &CaConfig, now: &CaConfig) -> Vec<CaProblem> {
     check("max_connections", before.max_connections == now.max_connections);
     check("retention", before.retention == now.retention);
     check("server_lifetime", before.server_lifetime == now.server_lifetime);
+    check("kubernetes", before.kubernetes == now.kubernetes);
     check("deadlines", before.deadlines == now.deadlines);
     problems
 }
