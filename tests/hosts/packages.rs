@@ -109,7 +109,7 @@ fn the_packages_hold_what_belongs_into_them_and_install_upgrade_and_go() {
             assert_eq!(*mode, expected, "{path}");
         }
         let lintian = run(Command::new("lintian")
-            // The address is for whoever publishes the packages to set. A libc is no need of the static program.
+            // The address is for whoever publishes the packages to set.
             .args(["--allow-root", "--fail-on", "error", "--suppress-tags"])
             .arg("bogus-mail-host,bogus-mail-host-in-debian-changelog")
             .arg(package));
