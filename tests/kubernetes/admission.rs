@@ -100,6 +100,7 @@ fn every_object_is_accepted_with_strict_validation() {
     kinds.sort();
     kinds.dedup();
     let all = [
+        "ClusterRole",
         "ClusterRoleBinding",
         "ClusterTrustBundle",
         "ConfigMap",

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::chart::render;
 use crate::cluster::{Cluster, free_ports, succeeded, with_input};
 use crate::node::{Process, until};
 use crate::yaml;
@@ -244,7 +245,20 @@ fn a_signing_request_is_signed_once_it_is_approved() {
     assert_eq!(ca.list("signed.web").len(), 2);
 }
 
-/// Rights of the CA's account.
+#[test]
+#[ignore = "needs helm"]
+fn the_chart_gives_the_rights_of_the_page() {
+    let with = render(&["--set", "ca.kubernetesSigner.enabled=true"]);
+    let page = yaml::objects(&of_the_page("rbac.yaml", "crank", "crank.local/worker"));
+    for kind in ["ClusterRole", "ClusterRoleBinding"] {
+        let (own, told) =
+            (yaml::find(&with, kind, "crank-cert-authority-signer"), yaml::find(&page, kind, "crank-signer"));
+        assert_eq!((&own["rules"], &own["subjects"]), (&told["rules"], &told["subjects"]));
+    }
+    let without: Vec<String> = render(&[]).iter().map(yaml::name_of).collect();
+    assert!(!without.iter().any(|name| name.contains("signer")), "off unless asked for: {without:?}");
+}
+
 #[test]
 #[ignore = "needs kube-apiserver and etcd"]
 fn the_rights_of_the_page_permit_to_sign_and_nothing_else() {
@@ -280,4 +294,30 @@ fn the_rights_of_the_page_permit_to_sign_and_nothing_else() {
     assert!(!certificates("approve", "signers", "", signer));
     assert!(!certificates("sign", "signers", "", "kubernetes.io/kubelet-serving"));
     assert!(!can("get", "", "secrets", "", "") && !can("get", "", "pods", "", ""));
+}
+
+#[test]
+#[ignore = "needs kube-apiserver and etcd"]
+fn two_that_answer_at_once_are_no_error_to_each_other() {
+    let cluster = Cluster::shared();
+    let (namespace, signer) = ("twice", "twice.example/worker");
+    prepare(&cluster, namespace, signer);
+    let token = cluster.token(namespace, "cert-authority", None, None);
+    // With no common record, so that both sign: only the API server decides which of them was first.
+    let both = [Ca::start(&cluster, signer, &token), Ca::start(&cluster, signer, &token)];
+    let web = cluster.token(namespace, "web", None, None);
+    let names: Vec<String> = (0..12).map(|number| format!("twice-{number}")).collect();
+    for name in &names {
+        succeeded(name, &create_as(&cluster, &web, &signing_request(name, signer, "", &USAGES)));
+    }
+    let approve: Vec<&str> = ["certificate", "approve"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    cluster.must(&approve);
+    let request = |name: &str| cluster.object(&["get", "csr", name]);
+    for name in &names {
+        until(name, || request(name)["status"]["certificate"].is_string());
+        assert!(condition(&request(name), "Failed").is_none());
+    }
+    for ca in both {
+        assert!(!ca.log().contains("cannot answer a request"), "{}", ca.log());
+    }
 }

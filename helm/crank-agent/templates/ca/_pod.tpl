@@ -10,7 +10,7 @@ volumeMounts:
   - { name: data, mountPath: /var/lib/crank-ca }
   - { name: tmp, mountPath: /tmp }
   - { name: settings, mountPath: /etc/crank-ca/settings, readOnly: true }
-  {{- if .Values.ca.kubernetes.enabled }}
+  {{- if or .Values.ca.kubernetes.enabled .Values.ca.kubernetesSigner.enabled }}
   - { name: kubernetes, mountPath: /var/run/crank-ca/kubernetes, readOnly: true }
   {{- end }}
   {{- range $index, $secret := .Values.ca.authority.secrets }}
@@ -40,8 +40,8 @@ volumeMounts:
   emptyDir: { sizeLimit: 256Mi }
 - name: settings
   configMap: { name: {{ .Values.ca.name }} }
-{{- if .Values.ca.kubernetes.enabled }}
-# To read the keys with which the cluster signs tokens.
+{{- if or .Values.ca.kubernetes.enabled .Values.ca.kubernetesSigner.enabled }}
+# To read the keys with which the cluster signs tokens, and to sign its requests.
 - name: kubernetes
   projected:
     sources:

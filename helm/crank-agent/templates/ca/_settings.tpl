@@ -44,6 +44,16 @@ names = {{ toJson . }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if $ca.kubernetesSigner.enabled }}
+
+[kubernetes]
+signer_name = {{ $ca.kubernetesSigner.signerName | quote }}
+requests = {{ toJson $ca.kubernetesSigner.requests }}
+identity = {{ $ca.kubernetes.identity | quote }}
+names = {{ toJson $ca.kubernetes.names }}
+root_file = "/var/run/crank-ca/kubernetes/ca.crt"
+token_file = "/var/run/crank-ca/kubernetes/token"
+{{- end }}
 {{- with $ca.settings }}
 
 {{ . | trim }}
