@@ -1,6 +1,7 @@
 //! crank-ca as the signer of a cluster: requests as a kubelet and as accounts make them, answered by a CA that has no more
 //! rights than its page asks for.
 
+mod kubelet;
 mod pods;
 mod restart;
 
@@ -78,7 +79,7 @@ impl Ca {
         );
         fs::write(path("crank-ca.toml"), settings).unwrap();
         let log = fs::File::create(path("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_crank-ca"));
+        let mut command = cluster.command(env!("CARGO_BIN_EXE_crank-ca"));
         command.args(["serve", "--log-format", "json", "--config"]).arg(path("crank-ca.toml"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut ca = Self { process: Process(command.spawn().unwrap()), directory };
