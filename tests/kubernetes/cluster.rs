@@ -85,7 +85,7 @@ impl Cluster {
                  --etcd-keyfile server.key --secure-port {} --bind-address {} --advertise-address {} \
                  --tls-cert-file server.crt --tls-private-key-file server.key --client-ca-file ca.crt --cert-dir run \
                  --service-account-issuer {ISSUER} --service-account-key-file tokens.key \
-                 --service-account-signing-key-file tokens.key --authorization-mode Node,RBAC \
+                 --service-account-signing-key-file tokens.key --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
                  --service-cluster-ip-range 10.96.0.0/16 --endpoint-reconciler-type none \
                  --feature-gates ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true \
                  --runtime-config certificates.k8s.io/v1beta1=true \

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) cluster: Cluster,
     directory: TempDir,
     _network: Network,
+    /// There is one at a time: addresses and cgroups are the same for all.
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// A network namespace.
@@ -54,6 +57,8 @@ fn ip(arguments: &[&str]) {
 impl Machine {
     /// A node that is ready, with a control plane, and the images `crank-agent`, `crank-ca` and `worker` (openssl).
     pub(crate) fn start() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let network = Network::new();
         let cluster = Cluster::start_at(SocketAddr::from((ADDRESS, 443)), Some(&network.0));
         let directory = TempDir::new().unwrap();
@@ -70,7 +75,8 @@ impl Machine {
         command.arg(format!("--net=/run/netns/{}", network.0)).args(["sh", "-c", script]);
         command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", here);
         command.env("NODE_KUBECONFIG", cluster.path("node.kubeconfig")).current_dir(here).stdin(Stdio::null());
-        let mut machine = Self { runtime: command.spawn().unwrap(), cluster, directory, _network: network };
+        let mut machine =
+            Self { runtime: command.spawn().unwrap(), cluster, directory, _network: network, _turn: turn };
         machine.import_images();
         until("the node is ready", || {
             let ended = machine.ended();

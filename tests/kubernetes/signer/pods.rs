@@ -20,8 +20,8 @@ struct Kubelet<'a> {
 }
 
 impl<'a> Kubelet<'a> {
-    fn new(cluster: &'a Cluster, namespace: &'a str, signer: &'a str) -> Self {
-        let name = format!("node-{namespace}");
+    fn new(cluster: &'a Cluster, namespace: &'a str, signer: &'a str, node: &str) -> Self {
+        let name = format!("{namespace}-{node}");
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
         let node = cluster.create(&node.to_string()).unwrap();
         Self { cluster, namespace, signer, node }
@@ -77,7 +77,7 @@ fn a_pod_gets_its_certificate_as_the_kubelet_asks_for_it() {
     let (namespace, signer) = ("projected", "projected.example/worker");
     prepare(&cluster, namespace, signer);
     let ca = Ca::start(&cluster, signer, &cluster.token(namespace, "cert-authority", None, None));
-    let kubelet = Kubelet::new(&cluster, namespace, signer);
+    let kubelet = Kubelet::new(&cluster, namespace, signer, "node");
     let (web, banned) = (kubelet.pod("web"), kubelet.pod("banned"));
     let none = json!({});
     let stub = csr(&P256, "", "DER");
@@ -129,4 +129,9 @@ fn a_pod_gets_its_certificate_as_the_kubelet_asks_for_it() {
         }
     }
     assert_eq!(ca.list("projected.*").len(), 1);
+
+    // Whose pods are whose is the API server's to know.
+    let other = Kubelet::new(&cluster, namespace, signer, "other");
+    let refused = other.ask(&web, "foreign", &csr(&P256, "", "DER"), &none).unwrap_err();
+    assert!(refused.contains("is not running on node"), "{refused}");
 }
