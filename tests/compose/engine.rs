@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use crate::polling::until_within;
 
 /// A running engine. Ended when this is dropped, with every container that a test has left.
 pub(crate) struct Engine {
@@ -99,16 +101,8 @@ pub(crate) fn all_of(output: &Output) -> String {
 }
 
 /// Polls until `find` finds something.
-pub(crate) fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = find() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        // Polling a condition, with a deadline.
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+pub(crate) fn until<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    until_within(PATIENCE, what, find)
 }
 
 /// How long anything may take. Generous, as the machine may be busy; nothing waits it out.

@@ -7,3 +7,5 @@ mod engine;
 mod images;
 mod mesh;
 mod page;
+#[path = "../support/polling.rs"]
+mod polling;

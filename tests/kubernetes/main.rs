@@ -13,5 +13,7 @@ mod live;
 mod machine;
 mod node;
 mod page;
+#[path = "../support/polling.rs"]
+mod polling;
 mod signer;
 mod yaml;

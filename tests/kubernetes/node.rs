@@ -7,12 +7,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::PATIENCE;
+use crate::polling::until_within;
 
 /// The user and group of both images.
 pub(crate) const USER: u32 = 65532;
@@ -121,11 +121,7 @@ impl Drop for Process {
 
 /// Polls until `condition` holds.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    until_within(PATIENCE, what, || condition().then_some(()));
 }
 
 /// The container of that name.
