@@ -237,9 +237,8 @@ impl CrankIssuer {
     fn fail(&self, kind: IssueErrorKind, what: impl AsRef<str>) -> IssueError {
         IssueError::new(kind, format!("CA {} {}", self.config.url.as_str(), what.as_ref()))
     }
-}
 
-impl CrankIssuer {
+    /// With the token, or where there is no good one with a certificate that has expired.
     async fn enrol(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
         let enrolled = match self.read_token() {
             Ok(token) => self.attempt(order, &Credential::Token(token)).await,
