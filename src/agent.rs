@@ -1,5 +1,7 @@
 //! Owns the composition of the agent: the only place where its parts are wired.
 
+mod asked;
+mod kept;
 mod life;
 mod listening;
 mod readiness;
@@ -24,6 +26,7 @@ use crate::service_manager::ServiceManager;
 use crate::store::StoreError;
 use crate::tasks::TaskError;
 
+use kept::Kept;
 use life::{End, Life};
 use listening::Signals;
 use reloading::{Occasion, Reloading, Verdict};
@@ -123,6 +126,7 @@ struct Shared {
     events: EventBus,
     metrics: Metrics,
     service_manager: ServiceManager,
+    kept: Arc<Kept>,
     stop: CancellationToken,
 }
 
@@ -138,7 +142,8 @@ pub async fn run(arguments: Arguments, config: Config, surroundings: Surrounding
     let metrics = Metrics::new()?;
     let observer = metrics.clone();
     events.subscribe(move |record| observer.observe_event(record));
-    let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, service_manager, stop };
+    let kept = Arc::new(Kept::default());
+    let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, service_manager, kept, stop };
     let (mut config, mut reloading) = (config, Reloading::default());
     let mut life = Life::begin(&shared, &config).await?;
     loop {

@@ -30,7 +30,7 @@ use crate::identity::{CertificateBundle, DnsName, SpiffeId};
 use crate::metrics::Metrics;
 use crate::tls::TlsError;
 
-pub use listener::{MAX_CONNECTIONS, Server};
+pub use listener::{Listener, MAX_CONNECTIONS, Server};
 
 /// A client that may read metrics, by a name in its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]

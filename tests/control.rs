@@ -41,7 +41,7 @@ impl Agent {
     fn start_with_mode(readiness: ReadinessCheck, mode: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
-        let server = ControlServer::bind(&socket, mode).unwrap();
+        let server = Arc::new(ControlServer::bind(&socket, mode).unwrap());
         let (status, watched) = watch::channel(agent_status());
         let (renew, renewals) = mpsc::channel(2);
         let cancelled = CancellationToken::new();

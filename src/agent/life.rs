@@ -2,24 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::asked::Socket;
 use super::listening::{Files, Heard, Signals};
 use super::readiness::DiskReadiness;
 use super::reloading::{Occasion, Reloading};
 use super::{AgentError, Shared};
 use crate::config::{Arguments, CaTrust, Config};
-use crate::control::{ControlServer, ControlState, RenewRequest, SOCKET_MODE};
+use crate::control::ControlServer;
 use crate::issuer::crank::CrankIssuer;
 use crate::manager::{CertificateManager, Command, Handover, ManagerHandle};
 use crate::printable::error_chain;
-use crate::schedule::SLICE;
 use crate::serve::{Readiness as _, Server, Sources};
 use crate::status::AgentStatus;
 use crate::store::Store;
@@ -32,7 +32,7 @@ pub(super) struct Life {
     handle: ManagerHandle,
     store: Arc<Store>,
     server: Option<Server>,
-    control: Option<ControlServer>,
+    control: Option<Arc<ControlServer>>,
     readiness: Arc<DiskReadiness>,
     watched: BTreeSet<PathBuf>,
 }
@@ -48,7 +48,7 @@ pub(super) enum End {
 impl Life {
     /// Opens everything that `config` names: directory, listener, control socket.
     pub(super) async fn begin(shared: &Shared, config: &Config) -> Result<Self, AgentError> {
-        let store = Arc::new(Store::open(&config.files)?);
+        let store = shared.kept.store(&config.files)?;
         let issuer = CrankIssuer::new(config.ca.clone(), Arc::clone(&shared.clock));
         let (manager, handle) = CertificateManager::new(
             config,
@@ -64,7 +64,10 @@ impl Life {
             clock: Arc::clone(&shared.clock),
         });
         let server = match &config.server {
-            None => None,
+            None => {
+                shared.kept.close_listener();
+                None
+            }
             Some(server) => {
                 let sources = Sources {
                     bundle: handle.published(),
@@ -73,10 +76,10 @@ impl Life {
                     metrics: shared.metrics.clone(),
                     clock: Arc::clone(&shared.clock),
                 };
-                Some(Server::bind(server.listen, sources).await?)
+                Some(Server::new(shared.kept.listener(server.listen).await?, sources)?)
             }
         };
-        let control = match ControlServer::bind(&config.control_socket, SOCKET_MODE) {
+        let control = match shared.kept.control(&config.control_socket) {
             Ok(control) => Some(control),
             // The worker is not to lose its certificate because nobody can ask about it.
             Err(error) if error.forbids_writing_only() => {
@@ -117,17 +120,16 @@ impl Life {
             let _ = ended_sender.send(manager.keep(token).await);
             Ok::<(), Infallible>(())
         });
-        if let Some(server) = server {
-            let token = all.clone();
-            tasks.spawn("listener", async move {
-                server.run(token, CONNECTION_DRAIN).await;
-                Ok::<(), Infallible>(())
-            });
-        }
+        spawn_listener(&mut tasks, server, &all);
         let lost = Arc::new(Notify::new());
-        let socket = Socket { bound: control, path: config.control_socket.clone(), lost: Arc::clone(&lost) };
+        let socket = Socket {
+            bound: control,
+            kept: Arc::clone(&shared.kept),
+            path: config.control_socket.clone(),
+            lost: Arc::clone(&lost),
+        };
         spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
-        spawn_control(&mut tasks, socket, readiness, &handle, &all);
+        socket.spawn(&mut tasks, readiness, &handle, &all);
         spawn_metrics(&mut tasks, shared, &handle, &all);
         let mut files = Files::watch(watched, credential_files(&config));
         // What changed between the reading of the configuration and the watch.
@@ -174,6 +176,9 @@ impl Life {
                 shared.service_manager.reloaded();
             }
         };
+        if next.is_none() {
+            shared.kept.close_listener();
+        }
         all.cancel();
         let drained = {
             let join = tasks.join(DRAIN);
@@ -194,7 +199,9 @@ impl Life {
             TaskError::NotStopped { .. } => Ok(()),
             error => Err(error),
         });
-        store.release();
+        if next.is_none() || shared.stop.is_cancelled() {
+            store.release();
+        }
         drained?;
         match (result, next) {
             _ if shared.stop.is_cancelled() => Ok(End::Stopped),
@@ -206,66 +213,13 @@ impl Life {
     }
 }
 
-/// Where the agent is asked.
-struct Socket {
-    bound: Option<ControlServer>,
-    path: PathBuf,
-    /// Told when the file is gone.
-    lost: Arc<Notify>,
-}
-
-/// The control socket and what is asked by it. Where the file of the socket cannot be made, or is lost, it is made again.
-fn spawn_control(
-    tasks: &mut Tasks,
-    socket: Socket,
-    readiness: Arc<DiskReadiness>,
-    handle: &ManagerHandle,
-    stop: &CancellationToken,
-) {
-    let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
-    let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
+fn spawn_listener(tasks: &mut Tasks, server: Option<Server>, stop: &CancellationToken) {
+    let Some(server) = server else { return };
     let token = stop.clone();
-    tasks.spawn("control", async move {
-        let Socket { mut bound, path, lost } = socket;
-        while !token.is_cancelled() {
-            let Some(control) = bound.take().or_else(|| bind_again(&path)) else {
-                let _ = tokio::time::timeout(SLICE, token.cancelled()).await;
-                continue;
-            };
-            let served = token.child_token();
-            let run = control.run(state.clone(), served.clone());
-            tokio::pin!(run);
-            tokio::select! {
-                () = run.as_mut() => {}
-                () = lost.notified() => {
-                    served.cancel();
-                    run.await;
-                }
-            }
-        }
+    tasks.spawn("listener", async move {
+        server.run(token, CONNECTION_DRAIN).await;
         Ok::<(), Infallible>(())
     });
-    let told = handle.clone();
-    tasks.spawn("renewals", async move {
-        // Ends with the control task, which holds the sender.
-        while let Some(request) = renewals.recv().await {
-            note(told.tell(Command::Renew(Some(request.reply))));
-        }
-        Ok::<(), Infallible>(())
-    });
-}
-
-fn bind_again(path: &Path) -> Option<ControlServer> {
-    match ControlServer::bind(path, SOCKET_MODE) {
-        Ok(control) => {
-            tracing::info!("the control socket is there again");
-            Some(control)
-        }
-        Err(error) => {
-            tracing::debug!(error = %error_chain(&error), "there is still no control socket");
-            None
-        }
-    }
 }
 
 fn spawn_metrics(tasks: &mut Tasks, shared: &Shared, handle: &ManagerHandle, stop: &CancellationToken) {
@@ -339,7 +293,7 @@ fn credential_files(config: &Config) -> BTreeSet<PathBuf> {
     [root, config.ca.issued_roots_file.clone(), config.ca.token_file.clone()].into_iter().flatten().collect()
 }
 
-fn note(told: bool) {
+pub(super) fn note(told: bool) {
     if !told {
         tracing::debug!("the manager has stopped, or is busy and will look by itself");
     }

@@ -45,9 +45,15 @@ impl ControlServer {
         Ok(Self { listener, file })
     }
 
+    /// Whether callers still reach it: its file may have been removed or replaced.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.file.is_ours()
+    }
+
     /// Answers until `cancelled`, or until it notices, within a few minutes, that its file is gone, so that nobody can reach
-    /// it. Connections that are open then are told so and closed.
-    pub async fn run(self, state: ControlState, cancelled: CancellationToken) {
+    /// it. Connections that are open then are told so and closed; later ones wait for the next run.
+    pub async fn run(self: Arc<Self>, state: ControlState, cancelled: CancellationToken) {
         let connection =
             Connection { state, checks: Arc::new(Semaphore::new(CHECK_LIMIT)), cancelled: cancelled.child_token() };
         let mut connections = JoinSet::new();
@@ -55,7 +61,7 @@ impl ControlServer {
         loop {
             let accepted = tokio::select! {
                 () = connection.cancelled.cancelled() => break,
-                _ = look.tick() => if self.file.is_ours() { continue } else { break },
+                _ = look.tick() => if self.is_reachable() { continue } else { break },
                 Some(_) = connections.join_next() => continue,
                 accepted = self.listener.accept() => accepted,
             };
@@ -93,12 +99,7 @@ impl Connection {
         if !may_speak(&stream) {
             return;
         }
-        let request = tokio::select! {
-            () = self.cancelled.cancelled() => Err(stopping()),
-            read = timeout(DEADLINE, read_request(&mut stream)) => read.unwrap_or_else(|_| {
-                Err(EventError::new("timeout", "the request did not come in time"))
-            }),
-        };
+        let request = self.request(&mut stream).await;
         let reply = match request {
             Ok(Command::Status) => {
                 let readiness = self.readiness().await;
@@ -115,6 +116,20 @@ impl Connection {
         if let Ok(Err(error)) = timeout(DEADLINE, stream.write_all(&line(&reply))).await {
             tracing::debug!(%error, "the caller on the control socket left before its reply");
         }
+    }
+
+    async fn request(&self, stream: &mut UnixStream) -> Result<Command, EventError> {
+        let read = timeout(DEADLINE, read_request(stream));
+        tokio::pin!(read);
+        let request = tokio::select! {
+            read = read.as_mut() => read,
+            // Who has just connected is still answered.
+            () = self.cancelled.cancelled() => match timeout(LAST_REQUEST_DEADLINE, read).await {
+                Ok(read) => read,
+                Err(_) => return Err(stopping()),
+            },
+        };
+        request.unwrap_or_else(|_| Err(EventError::new("timeout", "the request did not come in time")))
     }
 
     async fn readiness(&self) -> Readiness {
@@ -228,6 +243,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often the file of the socket is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_mins(5);
+
+/// How long after the end a request of an open connection may still come.
+const LAST_REQUEST_DEADLINE: Duration = Duration::from_millis(200);
 
 /// How long open connections may take to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);

@@ -15,11 +15,18 @@ use super::tls::HotConfig;
 use super::{ServeError, Sources};
 use crate::slots::Slots;
 
-/// The TLS listener, bound and not yet running.
+/// A socket that is listened on. Clones share it: connections that come while one [`Server`] gives way to the next wait
+/// in its backlog and are not refused.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    socket: Arc<TcpListener>,
+    address: SocketAddr,
+}
+
+/// The TLS listener, not yet running.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     tls: HotConfig,
     site: Arc<Site>,
     slots: Slots,
@@ -28,18 +35,16 @@ pub struct Server {
 /// The most connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
 
-impl Server {
-    /// Listens on `address`; port 0 takes a free one. Connections wait until [`run`](Self::run).
+impl Listener {
+    /// Listens on `address`; port 0 takes a free one. Connections wait until [`Server::run`].
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn bind(address: SocketAddr, sources: Sources) -> Result<Self, ServeError> {
+    pub async fn bind(address: SocketAddr) -> Result<Self, ServeError> {
         let fail = |source| ServeError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(fail)?;
-        let address = listener.local_addr().map_err(fail)?;
-        let tls = HotConfig::new(sources.bundle, sources.clock)?;
-        let site = Arc::new(Site::new(sources.metrics_allow, sources.readiness, sources.metrics));
-        Ok(Self { listener, address, tls, site, slots: Slots::new(MAX_CONNECTIONS) })
+        let socket = TcpListener::bind(address).await.map_err(fail)?;
+        let address = socket.local_addr().map_err(fail)?;
+        Ok(Self { socket: Arc::new(socket), address })
     }
 
     /// The address listened on.
@@ -47,10 +52,22 @@ impl Server {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+impl Server {
+    /// Serves on `listener` from [`run`](Self::run) on.
+    ///
+    /// # Errors
+    /// When TLS cannot be configured.
+    pub fn new(listener: Listener, sources: Sources) -> Result<Self, ServeError> {
+        let tls = HotConfig::new(sources.bundle, sources.clock)?;
+        let site = Arc::new(Site::new(sources.metrics_allow, sources.readiness, sources.metrics));
+        Ok(Self { listener, tls, site, slots: Slots::new(MAX_CONNECTIONS) })
+    }
 
     /// Serves until `cancel` is cancelled, then lets requests in progress end, for at most `drain`.
     pub async fn run(mut self, cancel: CancellationToken, drain: Duration) {
-        tracing::info!(address = %self.address, "listening");
+        tracing::info!(address = %self.listener.address, "listening");
         let mut connections = JoinSet::new();
         let mut failures = 0;
         loop {
@@ -59,7 +76,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 () = self.tls.follow() => {}
                 Some(ended) = connections.join_next() => note_panic(ended),
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.listener.socket.accept() => match accepted {
                     Ok((stream, peer)) => {
                         failures = 0;
                         let Some(connection) = self.admit(stream, peer, &cancel).await else { break };

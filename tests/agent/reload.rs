@@ -74,9 +74,32 @@ fn a_port_in_use_is_refused_once_and_the_old_configuration_works_on() {
     drop(occupied);
     agent.signal(Signal::HUP);
     agent.event("CONFIG_RELOADED", 1);
-    until("the new listener", || TcpStream::connect(address).ok());
+    TcpStream::connect(address).unwrap();
     assert!(is_ready(&worker) && agent.is_running());
     assert_eq!(agent.count("CERT_ISSUED"), 1);
+}
+
+#[test]
+fn a_reload_costs_no_probe() {
+    const RELOADS: usize = 20;
+    let ca = Ca::start("1h");
+    let (worker, address, agent) = listening(&ca);
+    let mut probes = 0;
+    std::thread::scope(|scope| {
+        let reloads = scope.spawn(|| {
+            for reload in 1..=RELOADS {
+                configure(&worker, &format!("[schedule]\ncheck_interval = \"{}m\"\n", 10 + reload));
+                agent.event("CONFIG_RELOADED", reload);
+            }
+        });
+        while !reloads.is_finished() {
+            TcpStream::connect(address).unwrap();
+            let health = worker.run_once(&["health"]);
+            assert_eq!(health.status.code(), Some(0), "{health:?}");
+            probes += 1;
+        }
+    });
+    assert!(probes > RELOADS, "{probes}");
 }
 
 #[test]

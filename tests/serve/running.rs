@@ -9,7 +9,7 @@ use std::time::Duration;
 use crank_agent::clock::SystemClock;
 use crank_agent::identity::{CertificateBundle, SpiffeId};
 use crank_agent::metrics::Metrics;
-use crank_agent::serve::{AllowedClient, Readiness, Server, Sources};
+use crank_agent::serve::{AllowedClient, Listener, Readiness, Server, Sources};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,8 +76,9 @@ impl Running {
             metrics: Metrics::new().unwrap(),
             clock: Arc::new(SystemClock),
         };
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), sources).await.unwrap();
-        let address = server.address();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.address();
+        let server = Server::new(listener, sources).unwrap();
         let cancel = CancellationToken::new();
         let task = tokio::spawn(server.run(cancel.clone(), drain));
         Self { ca: TestCa::new("first"), address, bundle, metrics_allow, switches, cancel, task }

@@ -1,0 +1,68 @@
+//! Owns what outlives a change of configuration where it fits the next one: the sockets, so that who connects meanwhile
+//! waits and is answered, and the certificate directory with its lock and what is known of its files.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::FilesConfig;
+use crate::control::{ControlError, ControlServer, SOCKET_MODE};
+use crate::serve::{Listener, ServeError};
+use crate::store::{Store, StoreError};
+
+/// What is open, by the setting that named it.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    store: Mutex<Option<(FilesConfig, Arc<Store>)>>,
+    listener: Mutex<Option<(SocketAddr, Listener)>>,
+    control: Mutex<Option<(PathBuf, Arc<ControlServer>)>>,
+}
+
+impl Kept {
+    /// The certificate directory: as it is open, or opened anew by other settings.
+    pub(super) fn store(&self, files: &FilesConfig) -> Result<Arc<Store>, StoreError> {
+        if let Some(open) = kept(&self.store, |named, _| named == files) {
+            return Ok(open);
+        }
+        // It may be the same directory, and locked.
+        if let Some((_, before)) = hold(&self.store).take() {
+            before.release();
+        }
+        let store = Arc::new(Store::open(files)?);
+        *hold(&self.store) = Some((files.clone(), Arc::clone(&store)));
+        Ok(store)
+    }
+
+    /// The listener on `address`: the one that is open, or another in its place. Where there can be no other, that one stays.
+    pub(super) async fn listener(&self, address: SocketAddr) -> Result<Listener, ServeError> {
+        if let Some(open) = kept(&self.listener, |named, _| *named == address) {
+            return Ok(open);
+        }
+        let listener = Listener::bind(address).await?;
+        *hold(&self.listener) = Some((address, listener.clone()));
+        Ok(listener)
+    }
+
+    /// Who connects from now on is refused, once nobody serves there.
+    pub(super) fn close_listener(&self) {
+        *hold(&self.listener) = None;
+    }
+
+    /// The control socket at `path`: the one that is open, unless its file is gone, or another in its place.
+    pub(super) fn control(&self, path: &Path) -> Result<Arc<ControlServer>, ControlError> {
+        if let Some(open) = kept(&self.control, |named, server| named == path && server.is_reachable()) {
+            return Ok(open);
+        }
+        let server = Arc::new(ControlServer::bind(path, SOCKET_MODE)?);
+        *hold(&self.control) = Some((path.to_owned(), Arc::clone(&server)));
+        Ok(server)
+    }
+}
+
+fn hold<T>(open: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kept<N, S: Clone>(open: &Mutex<Option<(N, S)>>, serves: impl Fn(&N, &S) -> bool) -> Option<S> {
+    hold(open).as_ref().filter(|(named, socket)| serves(named, socket)).map(|(_, socket)| socket.clone())
+}
