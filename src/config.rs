@@ -2,6 +2,7 @@
 //! environment and flags is in the modules below.
 
 mod accounts;
+mod deliver;
 mod draft;
 mod facts;
 mod file;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::deliver::DeliveryConfig;
 use crate::identity::{KeyType, RequestedIdentity};
 use crate::schedule::Timing;
 use crate::serve::AllowedClient;
@@ -24,7 +26,7 @@ use crate::serve::AllowedClient;
 pub use facts::Facts;
 pub use report::{ConfigReport, Origin, Problem};
 pub use resolve::{Resolution, control_socket, load, resolve};
-pub use setting::{ENVIRONMENT_PREFIX, Fallback, Setting, find, settings_markdown, similar_key};
+pub use setting::{ENVIRONMENT_PREFIX, Fallback, REPEATED, Setting, find, settings_markdown, similar_key};
 pub use sources::{Arguments, DEFAULT_FILE, FILE_VARIABLE};
 pub use table::SETTINGS;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// What is logged and how.
     pub log: LogConfig,
+    /// What is done after each publication, in this order.
+    pub deliveries: Vec<DeliveryConfig>,
 }
 
 /// `CRANK_ENVIRONMENT`. Security is the same in both; policies may tell them apart.

@@ -11,8 +11,8 @@ pub struct ErrorKind {
     pub exit: Exit,
 }
 
-/// Every kind that an event can have, by whose side it is on: the CA's, the certificate's, the disk's, ours.
-pub const ERROR_KINDS: [ErrorKind; 32] = [
+/// Every kind that an event can have, by whose side it is on: the CA's, the certificate's, the disk's, the worker's, ours.
+pub const ERROR_KINDS: [ErrorKind; 34] = [
     kind("ca_unavailable", Exit::Unavailable),
     kind("rate_limited", Exit::Unavailable),
     kind("broken_reply", Exit::Unavailable),
@@ -42,6 +42,8 @@ pub const ERROR_KINDS: [ErrorKind; 32] = [
     kind("read_only", Exit::CannotWrite),
     kind("permission", Exit::CannotWrite),
     kind("io", Exit::CannotWrite),
+    kind("delivery", Exit::Unavailable),
+    kind("not_served", Exit::Unavailable),
     kind("configuration", Exit::Configuration),
     kind("key", Exit::Internal),
     kind("csr", Exit::Internal),

@@ -58,6 +58,15 @@ pub enum CertificateEvent {
     /// Published files that were changed or removed have been put back.
     #[serde(rename = "CERT_FILES_HEALED")]
     FilesHealed,
+    /// The worker was told of the certificate, or was seen to serve it.
+    #[serde(rename = "CERT_DELIVERED")]
+    Delivered,
+    /// The worker cannot be told of the certificate.
+    #[serde(rename = "CERT_DELIVERY_FAILED")]
+    DeliveryFailed,
+    /// The worker serves another certificate than the published one.
+    #[serde(rename = "CERT_NOT_SERVED")]
+    NotServed,
     /// A CRL of the CA is not fit to be published; the one before stays.
     #[serde(rename = "CRL_REJECTED")]
     CrlRejected,
@@ -97,7 +106,7 @@ pub enum Severity {
 
 impl CertificateEvent {
     /// Every event.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::CsrGenerated,
         Self::CsrSubmitted,
         Self::CsrFailed,
@@ -112,6 +121,9 @@ impl CertificateEvent {
         Self::PublishFailed,
         Self::FilesChanged,
         Self::FilesHealed,
+        Self::Delivered,
+        Self::DeliveryFailed,
+        Self::NotServed,
         Self::CrlRejected,
         Self::CrlExpired,
         Self::CaUnavailable,
@@ -139,6 +151,9 @@ impl CertificateEvent {
             Self::PublishFailed => "CERT_PUBLISH_FAILED",
             Self::FilesChanged => "CERT_FILES_CHANGED",
             Self::FilesHealed => "CERT_FILES_HEALED",
+            Self::Delivered => "CERT_DELIVERED",
+            Self::DeliveryFailed => "CERT_DELIVERY_FAILED",
+            Self::NotServed => "CERT_NOT_SERVED",
             Self::CrlRejected => "CRL_REJECTED",
             Self::CrlExpired => "CRL_EXPIRED",
             Self::CaUnavailable => "CA_UNAVAILABLE",
@@ -160,6 +175,7 @@ impl CertificateEvent {
             | Self::CertAdopted
             | Self::RenewalRequested
             | Self::FilesHealed
+            | Self::Delivered
             | Self::ConfigReloaded => Severity::Info,
             Self::ExpiringSoon | Self::FilesChanged | Self::CaUnavailable | Self::ClockSkew | Self::ClockStepped => {
                 Severity::Warning
@@ -167,10 +183,11 @@ impl CertificateEvent {
             Self::CsrFailed
             | Self::ValidationFailed
             | Self::PublishFailed
+            | Self::DeliveryFailed
             | Self::CrlRejected
             | Self::CrlExpired
             | Self::ConfigRejected => Severity::Error,
-            Self::Expired | Self::Revoked => Severity::Critical,
+            Self::Expired | Self::Revoked | Self::NotServed => Severity::Critical,
         }
     }
 }

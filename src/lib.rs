@@ -9,7 +9,7 @@
 //!                  ▲                                                            │
 //!             schedule (pure) ◀── status (watch) ◀── what happened ─────────────┤
 //!                                                                               ▼
-//!                                                       events │ metrics │ probes │ control socket
+//!                                                       deliver: reload and proof │ events │ metrics │ probes │ control socket
 //! ```
 //!
 //! [`manager`] is the loop that drives it: it asks [`schedule`] what to do, does it, and tells. [`agent`] wires the
@@ -98,12 +98,14 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod crypto;
+pub mod deliver;
 #[cfg(feature = "ca")]
 pub mod dev;
 pub mod duration;
 pub mod error_kind;
 pub mod events;
 pub mod exit;
+mod https;
 pub mod identity;
 pub mod initialization;
 pub mod issuer;

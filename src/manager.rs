@@ -208,6 +208,11 @@ impl<I: Issuer> CertificateManager<I> {
         self
     }
 
+    /// Where deliveries show their state: in the status, of which they own that part.
+    pub(crate) fn status_for_deliveries(&self) -> watch::Sender<AgentStatus> {
+        self.status.clone()
+    }
+
     /// Calls `listener` for each `event`. It runs on the manager's task and must return quickly.
     pub fn on_event(&self, event: CertificateEvent, listener: impl Fn(&EventRecord) + Send + Sync + 'static) {
         self.events.subscribe(move |record| {

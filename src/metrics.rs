@@ -1,7 +1,10 @@
 //! Owns the metrics: their names, what moves them, and their text form for Prometheus.
 
+use std::time::Duration;
+
 use prometheus::{
-    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, TextEncoder, core::Collector,
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 use time::OffsetDateTime;
 
@@ -33,6 +36,32 @@ pub struct Metrics {
     consecutive_failures: Gauge,
     clock_skew: OptionalGauge,
     ready: OptionalGauge,
+    delivery_attempts: IntCounterVec,
+    served: GaugeVec,
+    served_after: HistogramVec,
+}
+
+/// How an attempt of a delivery ended: the label `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryResult {
+    /// The worker was told.
+    Success,
+    /// It could not be told.
+    Failure,
+    /// There was nobody to tell.
+    Nobody,
+}
+
+impl DeliveryResult {
+    const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Nobody];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Nobody => "nobody",
+        }
+    }
 }
 
 /// A metric that cannot be registered, or an exposition that cannot be written.
@@ -92,6 +121,36 @@ impl Metrics {
         self.clock_skew.set(status.ca.clock_skew_seconds);
     }
 
+    /// Has the metrics of a delivery there from the start. Names are those of the configuration, so they are few.
+    pub fn add_delivery(&self, name: &str, proven: bool) {
+        for result in DeliveryResult::ALL {
+            self.delivery_attempts.with_label_values(&[name, result.label()]);
+        }
+        if proven {
+            self.served_after.with_label_values(&[name]);
+        }
+    }
+
+    /// What was seen of deliveries that may not be configured any more.
+    pub(crate) fn forget_served(&self) {
+        self.served.reset();
+    }
+
+    /// Counts an attempt.
+    pub fn observe_delivery(&self, name: &str, result: DeliveryResult) {
+        self.delivery_attempts.with_label_values(&[name, result.label()]).inc();
+    }
+
+    /// Takes over what a probe saw.
+    pub fn set_served(&self, name: &str, served: bool) {
+        self.served.with_label_values(&[name]).set(f64::from(u8::from(served)));
+    }
+
+    /// Takes over how long after publication the worker was seen to serve the certificate.
+    pub fn observe_served_after(&self, name: &str, delay: Duration) {
+        self.served_after.with_label_values(&[name]).observe(delay.as_secs_f64());
+    }
+
     /// All metrics as text of type [`CONTENT_TYPE`], with `ready` as the value of `crank_agent_ready`.
     ///
     /// # Errors
@@ -142,6 +201,31 @@ impl Metrics {
                 Opts::new("crank_cert_consecutive_failures", "Failed attempts since the last success."),
             )?,
             clock_skew: optional("crank_ca_clock_skew_seconds", "The CA's clock less ours, at its last answer.")?,
+            delivery_attempts: add(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("crank_delivery_attempts_total", "Attempts to tell the worker, by delivery and result."),
+                    &["delivery", "result"],
+                )?,
+            )?,
+            served: add(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("crank_cert_served", "1 when the last probe saw the published certificate, else 0."),
+                    &["delivery"],
+                )?,
+            )?,
+            served_after: add(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "crank_cert_served_delay_seconds",
+                        "Time from publication until a probe saw the certificate served.",
+                    )
+                    .buckets(SERVED_BUCKETS.to_vec()),
+                    &["delivery"],
+                )?,
+            )?,
             ready: optional("crank_agent_ready", "1 when a usable certificate is on disk now, by the clock.")?,
             registry,
         })
@@ -207,6 +291,8 @@ const OTHER: &str = "other";
 
 const HOUR: f64 = 3_600.0;
 const DAY: f64 = 24.0 * HOUR;
+
+const SERVED_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, HOUR];
 
 const EXPIRATION_BUCKETS: [f64; 14] = [
     60.0,

@@ -126,6 +126,23 @@ pub struct CaStatus {
 pub struct DeliveryStatus {
     /// Its name in the configuration.
     pub name: String,
-    /// How it last ended.
+    /// `pending`; `delivered`, `nobody` (there is no such process or server), `failed`; with a probe `served`, `not_served`,
+    /// `unreachable`.
     pub result: String,
+    /// Since when that is so; absent before the first publication.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub at: Option<OffsetDateTime>,
+    /// Why, where it is not as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Whether the agent is not ready for it.
+    #[serde(default)]
+    pub not_ready: bool,
+}
+
+impl DeliveryStatus {
+    /// One that nothing has come of yet.
+    pub(crate) fn pending(name: &str) -> Self {
+        Self { name: name.to_owned(), result: "pending".to_owned(), at: None, detail: None, not_ready: false }
+    }
 }

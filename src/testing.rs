@@ -133,6 +133,7 @@ pub(crate) fn config(directory: &Path) -> Config {
         revoked_files: RevokedFiles::Keep,
         allowed_skew: Duration::from_mins(1),
         server: None,
+        deliveries: Vec::new(),
         log: LogConfig { format: LogFormat::Json, filter: "info".to_owned() },
     }
 }

@@ -107,6 +107,22 @@ pub fn client_config(
     Ok(config)
 }
 
+/// The settings of a client that leaves the server to `verifier`, and presents the certificate of `bundle` to whoever asks.
+///
+/// # Errors
+/// When the certificate is not usable.
+pub(crate) fn probe_config(
+    verifier: Arc<dyn ServerCertVerifier>,
+    bundle: &CertificateBundle,
+    clock: Arc<dyn Clock>,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = client_builder(verifier, clock)?
+        .with_client_auth_cert(bundle.chain().to_vec(), bundle.key().to_rustls())
+        .map_err(TlsError::Certificate)?;
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
 /// The settings of a client that presents what `certificate` resolves to, and leaves the server to `verifier`.
 ///
 /// # Errors
@@ -143,7 +159,7 @@ pub fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore
     let mut store = RootCertStore::empty();
     for root in roots {
         if !is_ca(root) {
-            return Err(TlsError::Root(other("it is not a CA certificate")));
+            return Err(TlsError::Root(rejected("it is not a CA certificate")));
         }
         store.add(root.clone()).map_err(TlsError::Root)?;
     }
@@ -165,7 +181,8 @@ fn is_ca(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 
-fn other(reason: &'static str) -> rustls::Error {
+/// The error of a verifier that does not take a certificate.
+pub(crate) fn rejected(reason: &'static str) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Rejected(reason)))))
 }
 

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "config/deliveries.rs"]
+mod deliveries;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -121,7 +124,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
     match setting.key {
         "worker_id" => ("other", "\"other\""),
         "environment" => ("development", "\"development\""),
-        "https_only" | "require_mtls" | "verify_certificates" => ("true", "true"),
+        "https_only" | "require_mtls" | "verify_certificates" | "deliver.crls" => ("true", "true"),
         "identity.trust_domain" => ("example.org", "\"example.org\""),
         "identity.names" => ("a.example.org, 10.0.0.7", "[\"a.example.org\", \"10.0.0.7\"]"),
         "identity.key_type" => ("rsa-3072", "\"rsa-3072\""),
@@ -130,9 +133,14 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
             "sha256:0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20",
             "\"sha256:0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20\"",
         ),
-        "ca.root_file" | "ca.issued_roots_file" | "ca.token_file" | "files.directory" | "control.socket" => {
-            ("/some/path", "\"/some/path\"")
-        }
+        "ca.root_file"
+        | "ca.issued_roots_file"
+        | "ca.token_file"
+        | "files.directory"
+        | "control.socket"
+        | "deliver.pid_file"
+        | "deliver.cgroup"
+        | "deliver.socket" => ("/some/path", "\"/some/path\""),
         "ca.follow_roots" | "ca.push" | "crl.enabled" => ("false", "false"),
         "crl.size_limit" => ("17MiB", "\"17MiB\""),
         "revocation.files" => ("withdraw", "\"withdraw\""),
@@ -146,7 +154,35 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "server.metrics_allow" => ("spiffe://a/b,prometheus", "[\"spiffe://a/b\", \"prometheus\"]"),
         "log.format" => ("json", "\"json\""),
         "log.filter" => ("debug", "\"debug\""),
+        "deliver.name" => ("nginx", "\"nginx\""),
+        "deliver.signal" => ("USR1", "\"USR1\""),
+        "deliver.process" => ("nginx: master", "\"nginx: master\""),
+        "deliver.exec" => ("/bin/true,-x", "[\"/bin/true\", \"-x\"]"),
+        "deliver.url" => ("https://localhost:8443/reload", "\"https://localhost:8443/reload\""),
+        "deliver.path" => ("/-/reload", "\"/-/reload\""),
+        "deliver.method" => ("PUT", "\"PUT\""),
+        "deliver.timeout" => ("9m", "\"9m\""),
+        "deliver.attempts" => ("7", "7"),
+        "deliver.probe" => ("[::1]:8443", "\"[::1]:8443\""),
+        "deliver.probe_name" => ("worker.example.org", "\"worker.example.org\""),
+        "deliver.probe_starttls" => ("postgres", "\"postgres\""),
+        "deliver.not_served" => ("not-ready", "\"not-ready\""),
         _ => ("17m", "\"17m\""),
+    }
+}
+
+/// What a delivery has to have beside the setting, to be one.
+fn companions(setting: &Setting) -> &'static [(&'static str, &'static str)] {
+    match setting.key {
+        key if !key.starts_with("deliver.") => &[],
+        "deliver.name" => &[("deliver.1.probe", "localhost:1")],
+        "deliver.signal" => &[("deliver.1.name", "x"), ("deliver.1.process", "x")],
+        "deliver.pid_file" | "deliver.process" | "deliver.cgroup" => {
+            &[("deliver.1.name", "x"), ("deliver.1.signal", "HUP")]
+        }
+        "deliver.path" => &[("deliver.1.name", "x"), ("deliver.1.socket", "/s")],
+        "deliver.exec" | "deliver.url" | "deliver.socket" | "deliver.probe" => &[("deliver.1.name", "x")],
+        _ => &[("deliver.1.name", "x"), ("deliver.1.probe", "localhost:1")],
     }
 }
 
@@ -163,12 +199,20 @@ fn every_key_is_reachable_by_environment_by_set_and_by_file() {
         for alias in setting.aliases {
             sources.push(environment_and_flag(&[(alias, text)], None));
         }
-        sources.push(environment_and_flag(&[], Some((setting.key, text))));
-        let file = if table.is_empty() { format!("{name} = {shown}") } else { format!("[{table}]\n{name} = {shown}") };
+        let key = if setting.is_repeated() { format!("{table}.1.{name}") } else { setting.key.to_owned() };
+        sources.push(environment_and_flag(&[], Some((&key, text))));
+        let file = match table {
+            "" => format!("{name} = {shown}"),
+            table if setting.is_repeated() => format!("[[{table}]]\n{name} = {shown}"),
+            table => format!("[{table}]\n{name} = {shown}"),
+        };
         sources.push(with_file(&[], file));
         for (_directory, mut arguments) in sources {
             if setting.key != "worker_id" {
                 arguments = arguments.with_flag("--worker-id", "worker_id", "streaming");
+            }
+            for (key, value) in companions(setting) {
+                arguments = arguments.with_flag("--set", key, value);
             }
             let resolution = resolve(&arguments).unwrap_or_else(|report| panic!("{}: {report}", setting.key));
             let view = format!("\n{}", resolution.to_toml());
@@ -476,7 +520,7 @@ fn a_default_of_the_program_is_below_every_source() {
 fn only_a_worker_id_is_required() {
     let required: Vec<&str> =
         SETTINGS.iter().filter(|setting| setting.default == Fallback::Required).map(|setting| setting.key).collect();
-    assert_eq!(required, ["worker_id"]);
+    assert_eq!(required, ["worker_id", "deliver.name"], "the name only of a delivery that there is");
 }
 
 proptest! {

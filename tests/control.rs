@@ -281,7 +281,7 @@ async fn a_caller_that_ends_its_side_after_the_request_is_answered() {
 async fn a_caller_that_does_not_read_is_let_go_in_time() {
     let agent = Agent::start(ready());
     // Larger than a socket's buffers.
-    let delivery = DeliveryStatus { name: "x".repeat(200_000), result: "y".repeat(60_000) };
+    let delivery = delivery_status("x".repeat(200_000), "y".repeat(60_000));
     agent.status.send_modify(|status| status.deliveries.push(delivery));
     let mut held = Vec::new();
     for _ in 0..CONNECTION_LIMIT {
@@ -296,7 +296,7 @@ async fn a_caller_that_does_not_read_is_let_go_in_time() {
 #[tokio::test(start_paused = true)]
 async fn a_reply_beyond_the_limit_is_an_error_instead() {
     let agent = Agent::start(ready());
-    let delivery = DeliveryStatus { name: "x".repeat(300_000), result: String::new() };
+    let delivery = delivery_status("x".repeat(300_000), String::new());
     agent.status.send_modify(|status| status.deliveries.push(delivery));
     let error = client::status(&agent.socket).await.unwrap_err();
     assert_eq!(error.to_string(), "the reply is too long");
@@ -385,4 +385,8 @@ async fn another_user_gets_no_answer_even_where_the_mode_would_let_it() {
         assert_eq!(output.status.code(), Some(code), "{text}");
         assert!(text.contains(said), "{text}");
     }
+}
+
+fn delivery_status(name: String, result: String) -> DeliveryStatus {
+    DeliveryStatus { name, result, at: None, detail: None, not_ready: false }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::FilesConfig;
 use crate::control::{ControlError, ControlServer, SOCKET_MODE};
+use crate::deliver::Progress;
 use crate::serve::{Listener, ServeError};
 use crate::store::{Store, StoreError};
 
@@ -16,6 +17,7 @@ pub(super) struct Kept {
     store: Mutex<Option<(FilesConfig, Arc<Store>)>>,
     listener: Mutex<Option<(SocketAddr, Listener)>>,
     control: Mutex<Option<(PathBuf, Arc<ControlServer>)>>,
+    deliveries: Mutex<Progress>,
 }
 
 impl Kept {
@@ -48,6 +50,16 @@ impl Kept {
         *hold(&self.listener) = None;
     }
 
+    /// How far the deliveries have come.
+    pub(super) fn deliveries(&self) -> Progress {
+        hold(&self.deliveries).clone()
+    }
+
+    /// Keeps how far they have come.
+    pub(super) fn keep_deliveries(&self, progress: Progress) {
+        *hold(&self.deliveries) = progress;
+    }
+
     /// The control socket at `path`: the one that is open, unless its file is gone, or another in its place.
     pub(super) fn control(&self, path: &Path) -> Result<Arc<ControlServer>, ControlError> {
         if let Some(open) = kept(&self.control, |named, server| named == path && server.is_reachable()) {
@@ -59,7 +71,7 @@ impl Kept {
     }
 }
 
-fn hold<T>(open: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
+fn hold<T>(open: &Mutex<T>) -> MutexGuard<'_, T> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -17,6 +17,7 @@ use super::reloading::{Occasion, Reloading};
 use super::{AgentError, Shared};
 use crate::config::{Arguments, CaTrust, Config};
 use crate::control::ControlServer;
+use crate::deliver::{Deliveries, Progress, Tools};
 use crate::issuer::crank::CrankIssuer;
 use crate::manager::{CertificateManager, Command, Handover, ManagerHandle};
 use crate::printable::error_chain;
@@ -34,6 +35,7 @@ pub(super) struct Life {
     server: Option<Server>,
     control: Option<Arc<ControlServer>>,
     readiness: Arc<DiskReadiness>,
+    deliveries: Option<Deliveries>,
     watched: BTreeSet<PathBuf>,
 }
 
@@ -88,9 +90,18 @@ impl Life {
             }
             Err(error) => return Err(error.into()),
         };
+        let tools = Tools {
+            published: handle.published(),
+            status: manager.status_for_deliveries(),
+            clock: Arc::clone(&shared.clock),
+            events: shared.events.clone(),
+            metrics: shared.metrics.clone(),
+        };
+        let any = !config.deliveries.is_empty();
+        let deliveries = any.then(|| Deliveries::new(config, &shared.kept.deliveries(), tools));
         let mut watched = store.watched_paths();
         watched.extend(config_file(&shared.arguments));
-        Ok(Self { config: config.clone(), manager, handle, store, server, control, readiness, watched })
+        Ok(Self { config: config.clone(), manager, handle, store, server, control, readiness, deliveries, watched })
     }
 
     /// The same, going on where the life before ended.
@@ -108,7 +119,7 @@ impl Life {
         signals: &mut Signals,
         reloading: &mut Reloading,
     ) -> Result<End, AgentError> {
-        let Self { config, manager, handle, store, server, control, readiness, watched } = self;
+        let Self { config, manager, handle, store, server, control, readiness, deliveries, watched } = self;
         // Children of `stop`: whatever ends the agent ends the life.
         let all = shared.stop.child_token();
         let manager_stop = all.child_token();
@@ -131,6 +142,7 @@ impl Life {
         spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
         socket.spawn(&mut tasks, readiness, &handle, &all);
         spawn_metrics(&mut tasks, shared, &handle, &all);
+        spawn_deliveries(&mut tasks, shared, deliveries, &all);
         let mut files = Files::watch(watched, credential_files(&config));
         // What changed between the reading of the configuration and the watch.
         let mut next = shared.reload(&config, reloading, Occasion::Look);
@@ -218,6 +230,19 @@ fn spawn_listener(tasks: &mut Tasks, server: Option<Server>, stop: &Cancellation
     let token = stop.clone();
     tasks.spawn("listener", async move {
         server.run(token, CONNECTION_DRAIN).await;
+        Ok::<(), Infallible>(())
+    });
+}
+
+fn spawn_deliveries(tasks: &mut Tasks, shared: &Shared, deliveries: Option<Deliveries>, stop: &CancellationToken) {
+    let Some(deliveries) = deliveries else {
+        shared.metrics.forget_served();
+        shared.kept.keep_deliveries(Progress::default());
+        return;
+    };
+    let (kept, token) = (Arc::clone(&shared.kept), stop.clone());
+    tasks.spawn("deliveries", async move {
+        kept.keep_deliveries(deliveries.run(token).await);
         Ok::<(), Infallible>(())
     });
 }

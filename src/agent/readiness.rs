@@ -33,6 +33,9 @@ impl Readiness for DiskReadiness {
             if now < certificate.not_before {
                 return Err("the certificate is not valid yet by this machine's clock".to_owned());
             }
+            if let Some(delivery) = status.deliveries.iter().find(|delivery| delivery.not_ready) {
+                return Err(format!("the worker does not serve the certificate: {}", delivery.name));
+            }
         }
         if self.store.usable(now) { Ok(()) } else { Err("the certificate files are missing or changed".to_owned()) }
     }

@@ -36,7 +36,10 @@ pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     table.row("directory", &status.directory);
     table.row("agent", &format!("{}, started {}", status.version, instant(status.started_at, now)));
     for delivery in &status.deliveries {
-        table.row("delivery", &format!("{}: {}", delivery.name, delivery.result));
+        let result = delivery.result.replace('_', " ");
+        let since = delivery.at.map(|at| format!(" since {}", moment(at))).unwrap_or_default();
+        let detail = delivery.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        table.row("delivery", &format!("{}: {result}{since}{detail}", delivery.name));
     }
     table.text
 }
@@ -183,7 +186,13 @@ mod tests {
                 last_answer: Some(datetime!(2026-08-18 13:30:45 UTC)),
                 clock_skew_seconds: Some(-4.2),
             },
-            deliveries: vec![DeliveryStatus { name: "nginx".to_owned(), result: "reloaded".to_owned() }],
+            deliveries: vec![DeliveryStatus {
+                name: "nginx".to_owned(),
+                result: "not_served".to_owned(),
+                at: Some(datetime!(2026-08-20 11:58:00 UTC)),
+                detail: Some("it serves 4a:3b".to_owned()),
+                not_ready: false,
+            }],
         };
         StatusReport { status, readiness: Readiness { ready: true, reason: None } }
     }
@@ -213,7 +222,7 @@ clock         4 s ahead of the CA's
 
 directory     /etc/certs
 agent         0.1.0, started 2026-08-19 11:59:30 UTC (1d ago)
-delivery      nginx: reloaded
+delivery      nginx: not served since 2026-08-20 11:58:00 UTC: it serves 4a:3b
 ";
         assert_eq!(status(&report(), NOW), expected);
     }

@@ -1,9 +1,11 @@
 //! Owns the configuration while it is being read: values that are good one by one, but not yet together.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::deliver::DeliveryDraft;
 use super::parse::fingerprint_text;
 use super::{
     CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles, ServerConfig,
@@ -50,6 +52,10 @@ pub(super) struct Draft {
     pub(super) control_socket: Option<PathBuf>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log_filter: Option<String>,
+    /// By their numbers.
+    pub(super) deliver: BTreeMap<usize, DeliveryDraft>,
+    /// Of the repeated table that is being read or shown.
+    pub(super) number: usize,
 }
 
 /// Where the TLS listener listens.
@@ -62,12 +68,27 @@ pub(super) enum Listen {
 }
 
 impl Draft {
+    /// The delivery that is being read.
+    pub(super) fn delivery(&mut self) -> &mut DeliveryDraft {
+        self.deliver.entry(self.number).or_default()
+    }
+
+    /// The delivery that is being shown.
+    pub(super) fn shown_delivery(&self) -> Option<&DeliveryDraft> {
+        self.deliver.get(&self.number)
+    }
+
     /// The configuration, or the key of the first value that is missing.
-    pub(super) fn assemble(self) -> Result<Config, &'static str> {
-        fn need<T>(value: Option<T>, key: &'static str) -> Result<T, &'static str> {
-            value.ok_or(key)
+    pub(super) fn assemble(self) -> Result<Config, String> {
+        fn need<T>(value: Option<T>, key: &str) -> Result<T, String> {
+            value.ok_or_else(|| key.to_owned())
         }
         let worker_id = need(self.worker_id, "worker_id")?;
+        let deliveries = self.deliver.into_iter().map(|(number, delivery)| {
+            let assembled = delivery.assemble(&worker_id);
+            assembled.map_err(|name| format!("deliver.{number}.{name}"))
+        });
+        let deliveries = deliveries.collect::<Result<_, _>>()?;
         let trust_domain = need(self.trust_domain, "identity.trust_domain")?;
         let trust = match self.root_fingerprint {
             Some(digest) => CaTrust::Fingerprint(digest),
@@ -118,6 +139,7 @@ impl Draft {
                 format: need(self.log_format, "log.format")?,
                 filter: need(self.log_filter, "log.filter")?,
             },
+            deliveries,
         })
     }
 

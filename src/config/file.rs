@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Origin, Problem};
-use super::setting::{Read, Setting};
+use super::setting::{REPEATED, REPEATED_LIMIT, Read, Setting};
 use super::sources::{Collected, Given, Input, SHOWN_LIMIT, VALUE_LIMIT, shown_text, unknown_key};
 use super::table::SETTINGS;
 use crate::printable::printable;
@@ -97,8 +97,12 @@ impl Document<'_> {
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let is_table = SETTINGS.iter().any(|setting| setting.table_and_name().0 == name);
+            if REPEATED.contains(&name) {
+                self.tables(name, key.span().start, value.get_ref(), collected);
+                continue;
+            }
             match value.get_ref() {
-                DeValue::Table(inner) if is_table => self.table(name, inner, collected),
+                DeValue::Table(inner) if is_table => self.table(name, 0, inner, collected),
                 _ if is_table => collected.problems.push(Problem {
                     key: Some(name.to_owned()),
                     source: Some(self.origin(key.span().start)),
@@ -106,23 +110,52 @@ impl Document<'_> {
                     expected: format!("a table `[{name}]`, not a value"),
                     advice: format!("write `[{name}]` on a line of its own, its keys below"),
                 }),
-                _ => self.entry("", name, key.span().start, value, collected),
+                _ => self.entry(("", 0), name, key.span().start, value, collected),
             }
         }
     }
 
-    fn table(&self, table: &str, entries: &DeTable<'_>, collected: &mut Collected) {
-        for (key, value) in entries {
-            self.entry(table, key.get_ref().as_ref(), key.span().start, value, collected);
+    /// A table that may come several times.
+    fn tables(&self, table: &str, start: usize, value: &DeValue<'_>, collected: &mut Collected) {
+        let tables: Option<Vec<_>> = match value {
+            DeValue::Array(elements) => elements.iter().map(|element| element.get_ref().as_table()).collect(),
+            _ => None,
+        };
+        let Some(tables) = tables.filter(|tables| tables.len() <= REPEATED_LIMIT) else {
+            collected.problems.push(Problem {
+                key: Some(table.to_owned()),
+                source: Some(self.origin(start)),
+                value: None,
+                expected: format!("tables `[[{table}]]`, at most {REPEATED_LIMIT} of them"),
+                advice: format!("write `[[{table}]]` on a line of its own for each, its keys below"),
+            });
+            return;
+        };
+        for (index, entries) in tables.into_iter().enumerate() {
+            self.table(table, index + 1, entries, collected);
         }
     }
 
-    fn entry(&self, table: &str, name: &str, start: usize, value: &Spanned<DeValue<'_>>, collected: &mut Collected) {
+    fn table(&self, table: &str, number: usize, entries: &DeTable<'_>, collected: &mut Collected) {
+        for (key, value) in entries {
+            self.entry((table, number), key.get_ref().as_ref(), key.span().start, value, collected);
+        }
+    }
+
+    fn entry(
+        &self,
+        (table, number): (&str, usize),
+        name: &str,
+        start: usize,
+        value: &Spanned<DeValue<'_>>,
+        collected: &mut Collected,
+    ) {
         let origin = self.origin(start);
         // By its parts: a quoted name that contains a dot is not the key that it looks like.
         match SETTINGS.iter().find(|setting| setting.table_and_name() == (table, name)) {
             Some(setting) => collected.given.push(Given {
                 setting,
+                number,
                 origin,
                 input: input(setting, value.get_ref()),
                 shown: shown(setting, value.get_ref()),
@@ -164,7 +197,7 @@ fn input(setting: &Setting, value: &DeValue<'_>) -> Result<Input, String> {
     };
     match (&setting.read, value) {
         (Read::Text(_) | Read::Account(_), DeValue::String(text)) => one(text),
-        (Read::Account(_), DeValue::Integer(number)) => one(&number.to_string()),
+        (Read::Account(_) | Read::Number(_), DeValue::Integer(number)) => one(&number.to_string()),
         // Other types are passed on as text that is not valid, so that one message serves all sources.
         (Read::Switch(_) | Read::Boolean(_), DeValue::Boolean(value)) => one(&value.to_string()),
         (Read::Switch(_), DeValue::String(_)) => Err("only `true`, without quotes".to_owned()),
@@ -184,6 +217,7 @@ fn input(setting: &Setting, value: &DeValue<'_>) -> Result<Input, String> {
         (Read::Texts(_), _) => Err("an array of strings, such as [\"one\", \"two\"]".to_owned()),
         (Read::Numbers(_), _) => Err("an array of numbers, such as [0.5, 0.7]".to_owned()),
         (Read::Boolean(_), _) => Err("`true` or `false`, without quotes".to_owned()),
+        (Read::Number(_), other) => Err(format!("a number without quotes, not a TOML {}", other.type_str())),
         (Read::Account(_), other) => Err(format!("a string or an integer, not a TOML {}", other.type_str())),
         (Read::Text(_), other) => Err(format!("a string in quotes, not a TOML {}", other.type_str())),
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tracing_subscriber::filter::EnvFilter;
 
 use super::{Environment, LogFormat, RevokedFiles};
@@ -87,6 +88,60 @@ pub(super) fn duration(text: &str, range: (Duration, Duration)) -> Result<Durati
         return Err(format!("{} to {}", format_duration(range.0), format_duration(range.1)));
     }
     Ok(duration)
+}
+
+/// A whole number within `range`, both ends included.
+pub(super) fn count(text: &str, range: (u32, u32)) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (range.0..=range.1).contains(number));
+    number.ok_or_else(|| format!("a number from {} to {}", range.0, range.1))
+}
+
+/// A name that is good as a label: of metrics, of events.
+pub(super) fn label(text: &str) -> Result<String, &'static str> {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let ends = !text.starts_with('-') && !text.ends_with('-');
+    if (1..=63).contains(&text.len()) && text.bytes().all(good) && ends {
+        return Ok(text.to_owned());
+    }
+    Err("at most 63 lower-case letters, digits and `-`, such as `nginx`")
+}
+
+/// The name of a program as the kernel knows it, which keeps 15 bytes.
+pub(super) fn process_name(text: &str) -> Result<String, &'static str> {
+    if (1..=15).contains(&text.len()) && !text.contains('/') && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("the name of a program without its directory, such as `nginx`; of a longer one the first 15 bytes")
+}
+
+/// A program by its absolute path, and its arguments.
+pub(super) fn argv(texts: &[&str]) -> Result<Vec<String>, String> {
+    let program = texts.first().ok_or("the absolute path of a program, then its arguments")?;
+    absolute_path(program)?;
+    if texts.iter().any(|text| text.contains('\0')) {
+        return Err("arguments without zero bytes".to_owned());
+    }
+    Ok(texts.iter().map(ToString::to_string).collect())
+}
+
+/// The path part of a URL.
+pub(super) fn http_path(text: &str) -> Result<String, &'static str> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if text.starts_with('/') && plain { Ok(text.to_owned()) } else { Err("a path such as `/-/reload`") }
+}
+
+/// A name or address to ask for in TLS.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, &'static str> {
+    ServerName::try_from(text.to_owned()).map_err(|_| "a DNS name or an IP address")
+}
+
+/// Whether a worker that serves another certificate is not ready.
+pub(super) fn not_served(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "report" => Ok(false),
+        "not-ready" => Ok(true),
+        _ => Err("`report` or `not-ready`"),
+    }
 }
 
 /// A path that means the same wherever the agent is started.

@@ -1,7 +1,7 @@
 //! Owns the way from sources to a [`Config`]: later wins, every value is read, what must fit together is checked, and
 //! every problem is reported at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::draft::Draft;
 use super::facts::Facts;
 use super::parse;
 use super::report::{ConfigReport, Origin, Problem};
-use super::setting::{Fallback, Read, Setting};
+use super::setting::{Fallback, Read, Setting, find_numbered};
 use super::sources::{Arguments, Collected, Given, Input};
 use super::table::SETTINGS;
 
@@ -28,7 +28,7 @@ pub struct Resolution {
 }
 
 /// The source of each value that is in force, by key.
-pub(super) type Origins = BTreeMap<&'static str, Origin>;
+pub(super) type Origins = BTreeMap<String, Origin>;
 
 /// Makes a configuration, reading the file anew.
 ///
@@ -47,9 +47,9 @@ pub fn resolve(arguments: &Arguments) -> Result<Resolution, ConfigReport> {
     let Reading { draft, origins, mut problems, warnings, file, file_unusable } = reading;
     problems.extend(problems_together(&draft, &origins));
     let assembled = draft.clone().assemble();
-    if let Err(key) = assembled
+    if let Err(key) = &assembled
         && !file_unusable
-        && !problems.iter().any(|problem| problem.key.as_deref() == Some(key))
+        && !problems.iter().any(|problem| problem.key.as_ref() == Some(key))
     {
         problems.push(missing(key));
     }
@@ -91,7 +91,10 @@ impl Reading {
         let (draft, origins) = (Draft::default(), Origins::new());
         let mut reading = Self { draft, origins, problems, warnings, file, file_unusable };
         for setting in &SETTINGS {
-            reading.setting(setting, given.iter().filter(|given| given.setting.key == setting.key), &arguments.facts);
+            for number in numbers(setting, &given) {
+                let given = given.iter().filter(|given| given.setting.key == setting.key && given.number == number);
+                reading.setting((setting, number), given, &arguments.facts);
+            }
         }
         reading.compute_defaults(&arguments.facts);
         reading
@@ -99,8 +102,14 @@ impl Reading {
 
     /// Reads a setting: the last value is in force. Those before it are read to tell that they are wrong: a warning,
     /// except for the switches, which no source may set to anything but true.
-    fn setting<'a>(&mut self, setting: &'static Setting, given: impl Iterator<Item = &'a Given>, facts: &Facts) {
+    fn setting<'a>(
+        &mut self,
+        (setting, number): (&'static Setting, usize),
+        given: impl Iterator<Item = &'a Given>,
+        facts: &Facts,
+    ) {
         let mut given = given.peekable();
+        self.draft.number = number;
         if given.peek().is_none() {
             if let Fallback::Text(text) = setting.default {
                 let elements = text.split(',').filter(|element| !element.is_empty()).map(str::to_owned);
@@ -115,18 +124,18 @@ impl Reading {
         }
         while let Some(one) = given.next() {
             let winner = given.peek().is_none();
-            let mut aside = Draft::default();
+            let mut aside = Draft { number, ..Draft::default() };
             let draft = if winner { &mut self.draft } else { &mut aside };
             let result = one.input.clone().and_then(|input| apply(setting, draft, &input, facts));
             if winner {
-                self.origins.insert(setting.key, one.origin.clone());
+                self.origins.insert(setting.key_of(number), one.origin.clone());
             }
             let Err(expected) = result else { continue };
             if winner || setting.is_switch() {
-                self.problems.push(problem(setting.key, &one.origin, one.shown.clone(), expected));
+                self.problems.push(problem(&setting.key_of(number), &one.origin, one.shown.clone(), expected));
             } else {
                 let value = one.shown.as_deref().unwrap_or("its value");
-                let (key, origin) = (setting.key, &one.origin);
+                let (key, origin) = (setting.key_of(number), &one.origin);
                 self.warnings.push(format!("{origin}: {key} = {value} is overridden, but wrong: expected {expected}"));
             }
         }
@@ -159,11 +168,21 @@ impl Reading {
     }
 }
 
+/// The numbers of the tables of this setting that anything is said of; 0 for one that is not repeated.
+fn numbers(setting: &Setting, given: &[Given]) -> BTreeSet<usize> {
+    if !setting.is_repeated() {
+        return BTreeSet::from([0]);
+    }
+    let same_table = |given: &&Given| given.setting.table_and_name().0 == setting.table_and_name().0;
+    given.iter().filter(same_table).map(|given| given.number).collect()
+}
+
 fn apply(setting: &Setting, draft: &mut Draft, input: &Input, facts: &Facts) -> Result<(), String> {
     match (setting.read, input) {
-        (Read::Text(read) | Read::Switch(read) | Read::Boolean(read) | Read::Account(read), Input::Text(text)) => {
-            read(draft, text, facts)
-        }
+        (
+            Read::Text(read) | Read::Switch(read) | Read::Boolean(read) | Read::Account(read) | Read::Number(read),
+            Input::Text(text),
+        ) => read(draft, text, facts),
         (Read::Texts(read) | Read::Numbers(read), Input::List(elements)) => {
             if elements.len() > ELEMENT_LIMIT {
                 return Err(format!("at most {ELEMENT_LIMIT} elements"));
@@ -209,6 +228,25 @@ fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem> {
     // Equal is good here.
     let largest_interval = draft.max_back_off.map(|longest| longest + Duration::from_millis(1));
     ordered("schedule.min_interval", draft.min_interval, largest_interval, "at most `schedule.max_back_off`");
+    for (number, delivery) in &draft.deliver {
+        let fault = |(name, expected): (&str, String)| {
+            let key = format!("deliver.{number}.{name}");
+            let source = origins.get(&key).cloned();
+            let advice = source.as_ref().map_or_else(|| format!("set `{key}`"), |source| source.advice(&key));
+            Problem { key: Some(key), source, value: None, expected, advice }
+        };
+        problems.extend(delivery.faults().into_iter().map(fault));
+    }
+    let names: Vec<_> =
+        draft.deliver.iter().filter_map(|(number, delivery)| Some((number, delivery.name.as_ref()?))).collect();
+    for (position, (number, name)) in names.iter().enumerate() {
+        if names.iter().take(position).any(|(_, earlier)| earlier == name) {
+            let key = format!("deliver.{number}.name");
+            let source = origins.get(&key).cloned();
+            let expected = format!("a name of its own; another delivery is called `{name}`");
+            problems.push(Problem { key: Some(key), source, value: None, expected, advice: "change it".to_owned() });
+        }
+    }
     problems
 }
 
@@ -232,11 +270,15 @@ fn missing(key: &str) -> Problem {
     Problem { key: Some(key.to_owned()), source: None, value: None, expected: expected.to_owned(), advice }
 }
 
+fn of_setting(setting: &Setting, key: &str) -> bool {
+    setting.key == key || find_numbered(key).is_some_and(|(found, _)| found.key == setting.key)
+}
+
 /// Problems in the order of the documentation; files first, unknown keys after them.
 fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
     let place = |problem: &Problem| match problem.key.as_deref() {
         None => 0,
-        Some(key) => SETTINGS.iter().position(|setting| setting.key == key).map_or(1, |position| position + 2),
+        Some(key) => SETTINGS.iter().position(|setting| of_setting(setting, key)).map_or(1, |position| position + 2),
     };
     problems.sort_by_key(place);
     problems

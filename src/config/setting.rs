@@ -9,7 +9,8 @@ use super::table::SETTINGS;
 /// One setting: a row of [`SETTINGS`].
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// The key in the file, as `ca.url`: a table and a name, or a name alone.
+    /// The key in the file, as `ca.url`: a table and a name, or a name alone. Tables of [`REPEATED`] come any number of
+    /// times, and elsewhere than in the file are told apart by a number: `deliver.1.signal`.
     pub key: &'static str,
     /// Older environment names that serve too; the name made of the key wins over them.
     pub aliases: &'static [&'static str],
@@ -45,6 +46,8 @@ pub(super) enum Read {
     Boolean(ReadOne),
     /// A TOML string or integer.
     Account(ReadOne),
+    /// A TOML integer.
+    Number(ReadOne),
     /// A TOML array of strings; elsewhere separated by commas.
     Texts(ReadMany),
     /// A TOML array of numbers; elsewhere separated by commas.
@@ -70,10 +73,23 @@ impl Setting {
         self
     }
 
-    /// The name in the environment: `ca.url` is `CRANK_CA_URL`.
+    /// The name in the environment: `ca.url` is `CRANK_CA_URL`. Of a repeated one, that of the first.
     #[must_use]
     pub fn environment_name(&self) -> String {
-        format!("{ENVIRONMENT_PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
+        let number = usize::from(self.is_repeated());
+        format!("{ENVIRONMENT_PREFIX}{}", self.key_of(number).replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Whether its table may come several times.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        REPEATED.contains(&self.table_and_name().0)
+    }
+
+    /// The key with the number of its table, counted from 1: `deliver.1.signal`. 0 stands for a table that is not repeated.
+    pub(super) fn key_of(&self, number: usize) -> String {
+        let (table, name) = self.table_and_name();
+        if number == 0 { self.key.to_owned() } else { format!("{table}.{number}.{name}") }
     }
 
     /// The TOML table, empty at the top level, and the name in it.
@@ -91,10 +107,44 @@ impl Setting {
 /// What the name of every setting begins with in the environment.
 pub const ENVIRONMENT_PREFIX: &str = "CRANK_";
 
-/// The setting that has this key.
+/// The tables that may come several times, as `[[deliver]]`.
+pub const REPEATED: [&str; 1] = ["deliver"];
+
+/// The most tables of one name.
+pub(super) const REPEATED_LIMIT: usize = 20;
+
+/// The setting that has this key, without a number.
 #[must_use]
 pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The setting that has this key, with a number where its table is repeated.
+pub(super) fn find_numbered(key: &str) -> Option<(&'static Setting, usize)> {
+    let mut parts = key.splitn(3, '.');
+    if let (Some(table), Some(number), Some(name)) = (parts.next(), parts.next(), parts.next())
+        && REPEATED.contains(&table)
+    {
+        let setting = SETTINGS.iter().find(|setting| setting.table_and_name() == (table, name))?;
+        return Some((setting, table_number(number)?));
+    }
+    find(key).filter(|setting| !setting.is_repeated()).map(|setting| (setting, 0))
+}
+
+/// The setting with this name in the environment, where its table is repeated.
+pub(super) fn find_numbered_variable(name: &str) -> Option<(&'static Setting, usize)> {
+    let name = name.strip_prefix(ENVIRONMENT_PREFIX)?;
+    REPEATED.iter().find_map(|table| {
+        let rest = name.strip_prefix(&table.to_ascii_uppercase())?.strip_prefix('_')?;
+        let (number, rest) = rest.split_once('_')?;
+        find_numbered(&format!("{table}.{number}.{}", rest.to_ascii_lowercase()))
+    })
+}
+
+/// A number of a repeated table, as it is written without zeros before it.
+fn table_number(text: &str) -> Option<usize> {
+    let number = text.parse().ok().filter(|number| (1..=REPEATED_LIMIT).contains(number))?;
+    (number.to_string() == text).then_some(number)
 }
 
 /// The key that someone who wrote `key` may have meant: the same name in another table, an environment name in lower

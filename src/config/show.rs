@@ -4,6 +4,7 @@
 use serde_json::{Map, json};
 use toml::Value;
 
+use super::draft::Draft;
 use super::report::{ConfigReport, Origin};
 use super::resolve::Resolution;
 use super::setting::Setting;
@@ -16,36 +17,51 @@ impl Resolution {
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut open = "";
-        for setting in &SETTINGS {
-            let (table, name) = setting.table_and_name();
+        for setting in SETTINGS.iter().filter(|setting| !setting.is_repeated()) {
+            let (table, _) = setting.table_and_name();
             if table != open {
                 text.extend(["\n[", table, "]\n"]);
                 open = table;
             }
-            let line = match (setting.show)(&self.draft) {
-                Some(value) => format!("{name} = {value} # {}\n", self.origin(setting)),
-                None => format!("# {name} is not set\n"),
-            };
-            text.push_str(&line);
+            text.push_str(&self.line(setting, &self.draft, 0));
+        }
+        for number in self.draft.deliver.keys() {
+            text.push_str("\n[[deliver]]\n");
+            let draft = Draft { number: *number, ..self.draft.clone() };
+            for setting in SETTINGS.iter().filter(|setting| setting.is_repeated()) {
+                text.push_str(&self.line(setting, &draft, *number));
+            }
         }
         text
+    }
+
+    fn line(&self, setting: &Setting, draft: &Draft, number: usize) -> String {
+        let name = setting.table_and_name().1;
+        match (setting.show)(draft) {
+            Some(value) => format!("{name} = {value} # {}\n", self.origin(setting, number)),
+            None => format!("# {name} is not set\n"),
+        }
     }
 
     /// The configuration as a JSON object: `valid`, `file`, `settings` with `value` and `source` by key, `warnings`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
+        let numbers = |setting: &Setting| -> Vec<usize> {
+            if setting.is_repeated() { self.draft.deliver.keys().copied().collect() } else { vec![0] }
+        };
         let settings: Map<_, _> = SETTINGS
             .iter()
-            .map(|setting| {
-                let value: Option<Value> = (setting.show)(&self.draft);
-                (setting.key.to_owned(), json!({ "value": value, "source": self.origin(setting) }))
+            .flat_map(|setting| numbers(setting).into_iter().map(move |number| (setting, number)))
+            .map(|(setting, number)| {
+                let value: Option<Value> = (setting.show)(&Draft { number, ..self.draft.clone() });
+                (setting.key_of(number), json!({ "value": value, "source": self.origin(setting, number) }))
             })
             .collect();
         json!({ "valid": true, "file": self.file, "settings": settings, "warnings": self.warnings })
     }
 
-    fn origin(&self, setting: &Setting) -> String {
-        printable(&self.origins.get(setting.key).unwrap_or(&Origin::Default).to_string(), 200)
+    fn origin(&self, setting: &Setting, number: usize) -> String {
+        printable(&self.origins.get(&setting.key_of(number)).unwrap_or(&Origin::Default).to_string(), 200)
     }
 }
 

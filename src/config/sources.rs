@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::facts::Facts;
 use super::file;
 use super::report::{NAME_LIMIT, Origin, Problem};
-use super::setting::{ENVIRONMENT_PREFIX, Read, Setting, find, similar_key};
+use super::setting::{ENVIRONMENT_PREFIX, Read, Setting, find, find_numbered, find_numbered_variable, similar_key};
 use super::table::SETTINGS;
 use crate::printable::printable;
 
@@ -37,6 +37,8 @@ struct Flag {
 #[derive(Debug, Clone)]
 pub(super) struct Given {
     pub(super) setting: &'static Setting,
+    /// Of which of its tables, counted from 1; 0 where there is but one.
+    pub(super) number: usize,
     pub(super) origin: Origin,
     /// The value, or what was expected where it cannot even be passed on.
     pub(super) input: Result<Input, String>,
@@ -131,7 +133,7 @@ impl Arguments {
     pub(super) fn collect(&self) -> Collected {
         let mut collected = Collected::default();
         let defaults = self.defaults.iter().filter_map(|(key, value)| Some((find(key)?, value)));
-        collected.given.extend(defaults.map(|(setting, value)| from_text(setting, Origin::Default, value)));
+        collected.given.extend(defaults.map(|(setting, value)| from_text(setting, 0, Origin::Default, value)));
         file::read(&self.file, &self.file_origin, &mut collected);
         self.collect_environment(&mut collected);
         self.collect_flags(&mut collected);
@@ -139,20 +141,18 @@ impl Arguments {
     }
 
     fn collect_environment(&self, collected: &mut Collected) {
-        for setting in &SETTINGS {
+        for setting in SETTINGS.iter().filter(|setting| !setting.is_repeated()) {
             let own = setting.environment_name();
             for name in setting.aliases.iter().copied().chain([own.as_str()]) {
-                let Some(value) = self.environment.get(OsStr::new(name)) else { continue };
-                let origin = Origin::Environment(name.to_owned());
-                collected.given.push(match value.to_str() {
-                    Some(text) => from_text(setting, origin, text),
-                    None => Given {
-                        setting,
-                        origin,
-                        input: Err("UTF-8 text".to_owned()),
-                        shown: Some(shown_text(setting, &value.to_string_lossy())),
-                    },
-                });
+                if let Some(value) = self.environment.get(OsStr::new(name)) {
+                    collected.given.push(from_variable(setting, 0, name, value));
+                }
+            }
+        }
+        for (name, value) in &self.environment {
+            let name = name.to_string_lossy();
+            if let Some((setting, number)) = find_numbered_variable(&name) {
+                collected.given.push(from_variable(setting, number, &name, value));
             }
         }
         self.warn_of_unknown_variables(collected);
@@ -161,10 +161,12 @@ impl Arguments {
     /// Names beginning with `CRANK_` that are no setting are worth a word, but no failure: orchestrators make
     /// variables of service names.
     fn warn_of_unknown_variables(&self, collected: &mut Collected) {
-        let known: Vec<String> = SETTINGS.iter().map(Setting::environment_name).collect();
+        let known: Vec<String> =
+            SETTINGS.iter().filter(|setting| !setting.is_repeated()).map(Setting::environment_name).collect();
         let unknown = self.environment.keys().map(|name| name.to_string_lossy()).filter(|name| {
             let prefixed = name.starts_with(ENVIRONMENT_PREFIX) && name != FILE_VARIABLE;
-            prefixed && !known.iter().any(|known| known == name) && !is_service_link(name)
+            let known = known.iter().any(|known| known == name) || find_numbered_variable(name).is_some();
+            prefixed && !known && !is_service_link(name)
         });
         for name in unknown.take(WARNING_LIMIT) {
             let key = name.trim_start_matches(ENVIRONMENT_PREFIX).to_ascii_lowercase();
@@ -181,8 +183,8 @@ impl Arguments {
                 "--set" => format!("--set {}", flag.key),
                 name => name.to_owned(),
             });
-            match find(&flag.key) {
-                Some(setting) => collected.given.push(from_text(setting, origin, &flag.value)),
+            match find_numbered(&flag.key) {
+                Some((setting, number)) => collected.given.push(from_text(setting, number, origin, &flag.value)),
                 None => collected.problems.push(unknown_key(&flag.key, origin)),
             }
         }
@@ -205,8 +207,22 @@ pub const DEFAULT_FILE: &str = "/etc/crank-agent/config.toml";
 /// The environment variable that names the configuration file.
 pub const FILE_VARIABLE: &str = "CRANK_CONFIG";
 
+fn from_variable(setting: &'static Setting, number: usize, name: &str, value: &OsStr) -> Given {
+    let origin = Origin::Environment(name.to_owned());
+    match value.to_str() {
+        Some(text) => from_text(setting, number, origin, text),
+        None => Given {
+            setting,
+            number,
+            origin,
+            input: Err("UTF-8 text".to_owned()),
+            shown: Some(shown_text(setting, &value.to_string_lossy())),
+        },
+    }
+}
+
 /// A value as environment and flags have it. An empty one is refused: it is mostly a variable that was not filled in.
-fn from_text(setting: &'static Setting, origin: Origin, text: &str) -> Given {
+fn from_text(setting: &'static Setting, number: usize, origin: Origin, text: &str) -> Given {
     let shown = Some(shown_text(setting, text));
     let input = match () {
         () if text.is_empty() => Err("a value, or none at all (this one is empty)".to_owned()),
@@ -216,7 +232,7 @@ fn from_text(setting: &'static Setting, origin: Origin, text: &str) -> Given {
         }
         () => Ok(Input::Text(text.to_owned())),
     };
-    Given { setting, origin, input, shown }
+    Given { setting, number, origin, input, shown }
 }
 
 /// The problem of a key that does not exist. Its value is not shown: a misplaced secret is a likely one.

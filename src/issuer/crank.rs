@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, Error as RustlsError};
 use time::OffsetDateTime;
@@ -22,6 +22,7 @@ use super::{
 use crate::bounded::read_file;
 use crate::clock::Clock;
 use crate::config::CaConfig;
+use crate::https;
 use crate::identity::CertificateBundle;
 use crate::identity::bundle::{CHAIN_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
@@ -167,14 +168,7 @@ impl CrankIssuer {
         let credential =
             |error: &dyn std::error::Error| IssueError::new(IssueErrorKind::Credential, error_chain(error));
         let tls = client_config(&trust, identity, Arc::clone(&self.clock)).map_err(|error| credential(&error))?;
-        Ok(Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(self.config.timeout)
-            .timeout(self.config.timeout)
-            .user_agent(concat!("crank-agent/", env!("CARGO_PKG_VERSION"))))
+        Ok(https::client_builder(tls, self.config.timeout))
     }
 
     /// Reads the body up to `limit` bytes, whatever the headers promise.

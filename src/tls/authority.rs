@@ -10,7 +10,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::verifier::ServerJudge;
-use super::{is_ca, other};
+use super::{is_ca, rejected};
 use crate::crypto::{crypto_provider, sha256};
 
 /// Verifies as webpki does, with `anchor` as the root, and then refuses workers. It never accepts more than webpki
@@ -38,14 +38,14 @@ impl Anchor {
         let pinned = sent.iter().find(|certificate| sha256(certificate) == *fingerprint);
         // A pinned certificate that is no CA would otherwise become one.
         if pinned.is_some_and(|pinned| !is_ca(pinned)) {
-            return Err(other("the certificate with the configured sha256 fingerprint is not a CA certificate"));
+            return Err(rejected("the certificate with the configured sha256 fingerprint is not a CA certificate"));
         }
         let mut roots = RootCertStore::empty();
         for root in pinned.into_iter().chain(further.iter().filter(|root| is_ca(root))) {
             roots.add(root.clone().into_owned())?;
         }
         if roots.is_empty() {
-            return Err(other("the server's chain has no root with the configured sha256 fingerprint"));
+            return Err(rejected("the server's chain has no root with the configured sha256 fingerprint"));
         }
         Ok(Arc::new(roots))
     }
@@ -67,7 +67,7 @@ impl ServerJudge for Authority {
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         match is_worker(end_entity) {
             Some(false) => Ok(verified),
-            _ => Err(other("the certificate is a worker's, not an authority's")),
+            _ => Err(rejected("the certificate is a worker's, not an authority's")),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod adoption;
 #[path = "../support/by_hand.rs"]
 mod by_hand;
+mod deliveries;
 mod foreign;
 mod initialization;
 mod kills;

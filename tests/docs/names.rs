@@ -23,6 +23,9 @@ fn every_environment_variable_is_one_of_ours() {
         let settings = fs::read_to_string(root().join(format!("benches/{bench}/main.rs"))).unwrap();
         known.extend(words(&settings).into_iter().filter(|word| word.starts_with("CRANK_BENCH_")));
     }
+    // What programs get that deliveries run.
+    let facts = fs::read_to_string(root().join("src/deliver/exec.rs")).unwrap();
+    known.extend(words(&facts).into_iter().filter(|word| word.starts_with("CRANK_")));
     for page in Document::all() {
         for word in words(&page.text) {
             let ours = !word.starts_with("CRANK_") || known.contains(&word);
@@ -59,7 +62,7 @@ fn every_metric_is_one_of_ours() {
     let known = metric_types();
     for page in Document::all() {
         for word in words(&page.text) {
-            let metric = ["crank_cert_", "crank_ca_", "crank_agent_", "crank_crl_"]
+            let metric = ["crank_cert_", "crank_ca_", "crank_agent_", "crank_crl_", "crank_delivery_"]
                 .iter()
                 .any(|prefix| word.starts_with(prefix));
             assert!(!metric || known.contains_key(&word), "{}: there is no {word}", page.path.display());

@@ -66,9 +66,14 @@ fn the_metrics_are_those_that_are_shown() {
 fn the_labels_of_metrics_are_those_that_are_shown() {
     let text = metrics_text();
     for row in readme().table("metric") {
-        let Some((name, label)) = row[0].trim_matches('`').split_once('{') else { continue };
-        let sample = format!("\n{name}{{{}=\"", label.trim_end_matches('}'));
-        assert!(text.contains(&sample), "{sample}");
+        let Some((name, labels)) = row[0].trim_matches('`').split_once('{') else { continue };
+        let sample =
+            text.lines().find(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name}_")));
+        let (_, sample) = sample.unwrap().split_once('{').unwrap();
+        let shown: Vec<&str> = sample.split('"').step_by(2).filter_map(|label| label.strip_suffix('=')).collect();
+        let shown: Vec<&str> = shown.iter().map(|label| label.trim_start_matches(',')).collect();
+        let shown: Vec<&str> = shown.into_iter().filter(|label| *label != "le").collect();
+        assert_eq!(shown.join(","), labels.trim_end_matches('}'), "{name}");
     }
 }
 
@@ -210,5 +215,7 @@ fn metrics_text() -> String {
     report.status.last_attempt.as_mut().unwrap().error = None;
     let metrics = Metrics::new().unwrap();
     metrics.observe_status(&report.status, OffsetDateTime::UNIX_EPOCH);
+    metrics.add_delivery("nginx", true);
+    metrics.set_served("nginx", true);
     metrics.render(true).unwrap()
 }
