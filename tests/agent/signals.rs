@@ -1,7 +1,7 @@
 //! Signals at awkward moments.
 
-use std::io::Read;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -103,9 +103,17 @@ fn the_end_comes_in_time_during_a_reload() {
     let (worker, address, mut agent) = listening(&ca);
     let _client = half_a_request(&worker, address);
     std::fs::write(worker.config_file(), "[schedule]\ncheck_interval = \"30m\"\n").unwrap();
-    // The listener drains once it accepts no more.
-    until("the reload has begun", || TcpStream::connect(address).is_err().then_some(()));
+    // While the listener drains, who connects waits for the next.
+    until("the reload has begun", || (!answers(address)).then_some(()));
     ends_in_time(&mut agent);
+}
+
+/// Whether a stranger's words are answered or cut off within a moment.
+fn answers(address: SocketAddr) -> bool {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let answer = stream.write_all(b"no TLS").and_then(|()| stream.read(&mut [0; 16]));
+    !answer.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 #[test]
