@@ -69,7 +69,7 @@
 //! | `on_event` | [`CertificateManager::on_event`], or [`events::EventBus::subscribe`] for every event |
 //! | `CertificateBundle`, `CertificateEvent` | [`CertificateBundle`], [`CertificateEvent`] |
 //! | `CertificateUnavailableError` | [`CertificateUnavailableError`] |
-//! | `CertificateBundle.to_uvicorn_config` | the paths of the files: [`store::KEY_FILE`] and its neighbours |
+//! | `CertificateBundle.to_uvicorn_config` | [`CertificateBundle::to_uvicorn_config`] |
 //! | `CertificateInitializer` | [`initialize_worker_certificates`], under its own name too |
 //! | `wait_for_ca_service`, `generate_csr` | [`wait_for_ca_service`], [`generate_csr`] |
 //! | `create_mtls_client`, `verify_certificate_chain` | [`create_mtls_client`], [`verify_certificate_chain`] |

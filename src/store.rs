@@ -34,6 +34,7 @@ mod read;
 mod record;
 mod recovery;
 mod sweep;
+mod uvicorn;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -61,6 +62,7 @@ pub use error::StoreError;
 pub use layout::{CERTIFICATE_FILE, CREDENTIAL_BUNDLE_FILE, CRL_FILE, DATA_LINK, KEY_FILE, ROOTS_FILE};
 pub use read::{Origin, Published, read_bundle};
 pub use record::GenerationRecord;
+pub use uvicorn::UvicornConfig;
 pub use verify::{Change, ChangeKind};
 
 /// The certificate directory of one agent. All calls block on the disk; one that writes waits for the one before.

@@ -2,6 +2,7 @@
 //! less.
 
 mod authority;
+mod conversions;
 #[cfg(feature = "ca")]
 mod lapsed;
 mod peers;
