@@ -135,7 +135,9 @@ pub use events::CertificateEvent;
 pub use identity::{CertificateBundle, certificate_expiration, generate_csr, verify_certificate_chain};
 pub use initialization::{initialize_worker_certificates, wait_for_ca_service};
 pub use manager::{CertificateManager, CertificateUnavailableError};
-pub use mtls::{create_mtls_client, create_mtls_server_config};
+pub use mtls::{MtlsClient, create_mtls_client, create_mtls_server_config};
+// Their types are part of this interface.
+pub use {reqwest, rustls};
 
 /// The examples in Rust of the documentation, compiled as tests.
 #[cfg(doctest)]

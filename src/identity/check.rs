@@ -133,21 +133,10 @@ impl Checks<'_> {
         let (_, leaf) = X509Certificate::from_der(&bundle.chain()[0])
             .map_err(|_| CheckError::Extensions("the certificate is not DER"))?;
         check_constraints(&leaf)?;
-        self.check_validity(bundle.not_before(), bundle.not_after())?;
+        check_validity(bundle, self.now, self.allowed_skew)?;
         // Within the skew allowed, the chain is verified as of its first valid second.
         verify_certificate_chain(bundle.chain(), bundle.roots(), self.now.max(bundle.not_before()))?;
         self.check_names(&leaf)
-    }
-
-    fn check_validity(&self, not_before: OffsetDateTime, not_after: OffsetDateTime) -> Result<(), CheckError> {
-        let skew = time::Duration::try_from(self.allowed_skew).unwrap_or(time::Duration::MAX);
-        if not_before > self.now.saturating_add(skew) {
-            return Err(CheckError::NotYetValid { not_before, now: self.now });
-        }
-        if self.now >= not_after {
-            return Err(CheckError::Expired { not_after, now: self.now });
-        }
-        Ok(())
     }
 
     fn check_names(&self, leaf: &X509Certificate<'_>) -> Result<(), CheckError> {
@@ -180,6 +169,35 @@ pub fn verify_certificate_chain(
     roots: &[CertificateDer<'_>],
     now: OffsetDateTime,
 ) -> Result<(), CheckError> {
+    [Purpose::Client, Purpose::Server].into_iter().try_for_each(|purpose| verify_for(purpose, chain, roots, now))
+}
+
+/// What a certificate is used as in TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Client,
+    Server,
+}
+
+/// Checks that `bundle` can be used as `purpose` at `now`, whosever it is: it is valid, and its chain reaches its roots.
+///
+/// # Errors
+/// The first check that fails.
+pub(crate) fn check_usable(
+    bundle: &CertificateBundle,
+    purpose: Purpose,
+    now: OffsetDateTime,
+) -> Result<(), CheckError> {
+    check_validity(bundle, now, USUAL_SKEW)?;
+    verify_for(purpose, bundle.chain(), bundle.roots(), now.max(bundle.not_before()))
+}
+
+fn verify_for(
+    purpose: Purpose,
+    chain: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'_>],
+    now: OffsetDateTime,
+) -> Result<(), CheckError> {
     let fail = |error: webpki::Error| CheckError::Chain(printable(&error.to_string(), FOREIGN_TEXT_LIMIT));
     let (leaf, intermediates) = chain.split_first().ok_or_else(|| CheckError::Chain("it is empty".to_owned()))?;
     let anchors = trust_anchors(roots)?;
@@ -187,15 +205,15 @@ pub fn verify_certificate_chain(
     let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
     let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let algorithms = crypto_provider().signature_verification_algorithms.all;
-    for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
-        leaf.verify_for_usage(algorithms, &anchors, intermediates, time, usage, None, None).map_err(
-            |error| match error {
-                webpki::Error::RequiredEkuNotFoundContext(_) => CheckError::ExtendedKeyUsage,
-                other => fail(other),
-            },
-        )?;
-    }
-    Ok(())
+    let usage = match purpose {
+        Purpose::Client => KeyUsage::client_auth(),
+        Purpose::Server => KeyUsage::server_auth(),
+    };
+    let verified = leaf.verify_for_usage(algorithms, &anchors, intermediates, time, usage, None, None);
+    verified.map(drop).map_err(|error| match error {
+        webpki::Error::RequiredEkuNotFoundContext(_) => CheckError::ExtendedKeyUsage,
+        other => fail(other),
+    })
 }
 
 /// When the leaf of `bundle` expires.
@@ -241,6 +259,18 @@ fn trust_anchors<'a>(roots: &'a [CertificateDer<'_>]) -> Result<Vec<TrustAnchor<
         .collect()
 }
 
+fn check_validity(bundle: &CertificateBundle, now: OffsetDateTime, allowed_skew: Duration) -> Result<(), CheckError> {
+    let (not_before, not_after) = (bundle.not_before(), bundle.not_after());
+    let skew = time::Duration::try_from(allowed_skew).unwrap_or(time::Duration::MAX);
+    if not_before > now.saturating_add(skew) {
+        return Err(CheckError::NotYetValid { not_before, now });
+    }
+    if now >= not_after {
+        return Err(CheckError::Expired { not_after, now });
+    }
+    Ok(())
+}
+
 fn check_constraints(leaf: &X509Certificate<'_>) -> Result<(), CheckError> {
     let constraints = leaf.basic_constraints().map_err(|_| CheckError::Extensions("basicConstraints"))?;
     if constraints.is_some_and(|constraints| constraints.value.ca) {
@@ -268,6 +298,9 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
+
+/// The skew allowed where no setting says another.
+const USUAL_SKEW: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
@@ -368,5 +401,36 @@ mod tests {
         assert!(verify_certificate_chain(&[], bundle.roots(), NOW).is_err());
         assert!(verify_certificate_chain(bundle.chain(), TestCa::new().roots().as_slice(), NOW).is_err());
         assert_eq!(certificate_expiration(&bundle), NOW + HOUR);
+    }
+    #[test]
+    fn a_chain_is_complete_or_it_is_none() {
+        let ca = TestCa::new();
+        let issuing = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+        let csr = generate_csr(&identity("issuing"), &issuing, KeyType::EcdsaP256).unwrap();
+        let intermediate = ca.sign(&csr, NOW, HOUR, |params| {
+            params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.extended_key_usages.clear();
+            params.subject_alt_names.clear();
+        });
+        let pair = rcgen::KeyPair::from_pem(&issuing.to_pem().unwrap()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_der(&intermediate, pair).unwrap();
+        let key = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+        let csr = generate_csr(&identity("streaming"), &key, KeyType::EcdsaP256).unwrap();
+        let mut request = rcgen::CertificateSigningRequestParams::from_pem(&csr).unwrap();
+        (request.params.not_before, request.params.not_after) = (NOW, NOW + HOUR / 2);
+        let leaf = request.signed_by(&issuer).unwrap().der().clone();
+
+        let whole = [leaf, intermediate];
+        let verdict = |chain: &[_], now| verify_certificate_chain(chain, &ca.roots(), now);
+        assert_eq!(verdict(&whole, NOW), Ok(()));
+        for (case, chain, now) in [
+            ("without the intermediate", &whole[..1], NOW),
+            ("without the leaf", &whole[1..], NOW),
+            ("before it begins", &whole[..], NOW - HOUR),
+            ("after its end", &whole[..], NOW + HOUR / 2 + Duration::from_secs(1)),
+        ] {
+            assert!(verdict(chain, now).is_err(), "{case}");
+        }
     }
 }

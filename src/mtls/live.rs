@@ -12,19 +12,22 @@ use rustls::server::danger::ClientCertVerified;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{DistinguishedName, SignatureScheme};
+use time::OffsetDateTime;
 
 use super::MtlsError;
-use crate::crypto::crypto_provider;
+use crate::clock::{Clock, SystemClock};
 use crate::identity::CertificateBundle;
-use crate::printable::error_chain;
+use crate::identity::check::{Purpose, check_usable};
+use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::store::{CERTIFICATE_FILE, DATA_LINK, read_bundle};
 use crate::tls::{ClientDemand, ClientJudge, PeerClients, PeerServers, ServerJudge, TlsError};
 
 /// The certificate in `directory`, and the judge of peers that its roots and CRLs make. Every handshake looks whether `..data`
-/// leads elsewhere by then, which is one call to the system; what cannot be read leaves the one before in use.
+/// leads elsewhere by then, which is one call to the system; what cannot be read, or is not valid, leaves the one before in use.
 #[derive(Debug)]
 pub(super) struct Live<V> {
     directory: PathBuf,
+    purpose: Purpose,
     judge: Build<V>,
     loaded: Mutex<Loaded<V>>,
 }
@@ -34,10 +37,20 @@ type Build<V> = fn(&CertificateBundle) -> Result<V, TlsError>;
 #[derive(Debug)]
 struct Loaded<V> {
     generation: Option<Generation>,
+    in_force: InForce,
     certificate: Arc<CertifiedKey>,
     judge: Arc<V>,
     /// It was told that its successor cannot be used.
     told: bool,
+}
+
+/// What is in force of a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InForce {
+    /// Another for each state that was taken over.
+    pub(super) epoch: u64,
+    /// When the certificate expires.
+    pub(super) not_after: OffsetDateTime,
 }
 
 /// Tells one published state of a directory from another.
@@ -50,9 +63,18 @@ enum Generation {
 
 impl<V> Live<V> {
     /// Reads `directory`.
-    pub(super) fn open(directory: &Path, judge: Build<V>) -> Result<Self, MtlsError> {
-        let loaded = Mutex::new(load(directory, Generation::of(directory), judge)?);
-        Ok(Self { directory: directory.to_owned(), judge, loaded })
+    pub(super) fn open(directory: &Path, purpose: Purpose, judge: Build<V>) -> Result<Self, MtlsError> {
+        let loaded = Mutex::new(load(directory, Generation::of(directory), purpose, judge, 0)?);
+        Ok(Self { directory: directory.to_owned(), purpose, judge, loaded })
+    }
+
+    pub(super) fn in_force(&self) -> InForce {
+        self.newest().in_force
+    }
+
+    /// The directory, as text for people.
+    pub(super) fn directory(&self) -> String {
+        shown(&self.directory)
     }
 
     fn certificate(&self) -> Arc<CertifiedKey> {
@@ -67,7 +89,8 @@ impl<V> Live<V> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = Generation::of(&self.directory);
         if generation != loaded.generation {
-            match load(&self.directory, generation, self.judge) {
+            let epoch = loaded.in_force.epoch + 1;
+            match load(&self.directory, generation, self.purpose, self.judge, epoch) {
                 Ok(newer) => *loaded = newer,
                 Err(error) if !loaded.told => {
                     loaded.told = true;
@@ -80,11 +103,28 @@ impl<V> Live<V> {
     }
 }
 
-fn load<V>(directory: &Path, generation: Option<Generation>, judge: Build<V>) -> Result<Loaded<V>, MtlsError> {
-    let bundle = read_bundle(directory)?;
-    let certified = CertifiedKey::from_der(bundle.chain().to_vec(), bundle.key().to_rustls(), &crypto_provider())
-        .map_err(TlsError::Certificate)?;
-    Ok(Loaded { generation, certificate: Arc::new(certified), judge: Arc::new(judge(&bundle)?), told: false })
+fn load<V>(
+    directory: &Path,
+    generation: Option<Generation>,
+    purpose: Purpose,
+    judge: Build<V>,
+    epoch: u64,
+) -> Result<Loaded<V>, MtlsError> {
+    let bundle =
+        read_bundle(directory).map_err(|source| MtlsError::Certificates { directory: shown(directory), source })?;
+    check_usable(&bundle, purpose, SystemClock.now().wall)
+        .map_err(|source| MtlsError::Invalid { directory: shown(directory), source })?;
+    Ok(Loaded {
+        generation,
+        in_force: InForce { epoch, not_after: bundle.not_after() },
+        certificate: Arc::new(bundle.to_certified_key()?),
+        judge: Arc::new(judge(&bundle)?),
+        told: false,
+    })
+}
+
+fn shown(directory: &Path) -> String {
+    printable(&directory.display().to_string(), FOREIGN_TEXT_LIMIT)
 }
 
 impl Generation {

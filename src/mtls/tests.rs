@@ -10,42 +10,58 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::*;
 use crate::clock::Clock as _;
-use crate::identity::{CertificateBundle, Crl};
+use crate::identity::{CertificateBundle, Crl, KeyType, PrivateKey, generate_csr};
+use crate::printable::error_chain;
 use crate::schedule::{Jitter, RenewalRecord};
 use crate::store::Store;
 use crate::testing::{TestCa, config, identity};
 
-const DAY: Duration = Duration::from_hours(24);
+pub(super) const DAY: Duration = Duration::from_hours(24);
 
-fn now() -> OffsetDateTime {
+pub(super) fn now() -> OffsetDateTime {
     SystemClock.now().wall
 }
 
 /// A worker with a directory of its own.
-struct Peer {
+pub(super) struct Peer {
     directory: tempfile::TempDir,
-    bundle: CertificateBundle,
+    pub(super) bundle: CertificateBundle,
     store: Store,
 }
 
 impl Peer {
-    fn new(ca: &TestCa, name: &str, crls: &[Crl]) -> Self {
+    pub(super) fn new(ca: &TestCa, name: &str, crls: &[Crl]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let bundle = ca.bundle(&identity(name), now(), DAY);
+        Self::with(bundle, directory, crls)
+    }
+
+    /// One whose certificate ends after `lifetime`.
+    pub(super) fn living(ca: &TestCa, name: &str, lifetime: Duration) -> Self {
+        Self::with(ca.bundle(&identity(name), now(), lifetime), tempfile::tempdir().unwrap(), &[])
+    }
+
+    fn with(bundle: CertificateBundle, directory: tempfile::TempDir, crls: &[Crl]) -> Self {
         let store = Store::open(&config(directory.path()).files).unwrap();
         let peer = Self { directory, bundle, store };
         peer.publish(crls);
         peer
     }
 
+    /// What the agent does when it has renewed.
+    pub(super) fn renew(&mut self, ca: &TestCa, name: &str) {
+        self.bundle = ca.bundle(&identity(name), now(), DAY);
+        self.publish(&[]);
+    }
+
     /// What the agent does when there is another CRL.
-    fn publish(&self, crls: &[Crl]) {
+    pub(super) fn publish(&self, crls: &[Crl]) {
         let bundle = self.bundle.try_clone().unwrap().with_crls(crls.to_vec());
         let record = RenewalRecord::new(Jitter::LEAST, now());
         self.store.publish(&bundle, &record.into(), SystemClock.now()).unwrap();
     }
 
-    fn files(&self) -> PathBuf {
+    pub(super) fn files(&self) -> PathBuf {
         self.directory.path().join("certs")
     }
 
@@ -53,7 +69,7 @@ impl Peer {
         Arc::new(create_mtls_client_config(&self.files()).unwrap())
     }
 
-    fn server(&self) -> Arc<ServerConfig> {
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
         Arc::new(create_mtls_server_config(&self.files()).unwrap())
     }
 }
@@ -85,7 +101,7 @@ async fn connect(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Resu
     }
 }
 
-fn crl(ca: &TestCa, number: u64, revoked: &[&CertificateBundle]) -> Crl {
+pub(super) fn crl(ca: &TestCa, number: u64, revoked: &[&CertificateBundle]) -> Crl {
     ca.crl(number, now() - DAY..now() + DAY, revoked)
 }
 
@@ -160,7 +176,7 @@ async fn a_crl_that_is_of_no_use_is_no_reason_to_check_nothing() {
     let peer = Peer::new(&ca, "peer", &[crl(&ca, 1, &[])]);
     let (connector, acceptor) = (peer.client(), peer.server());
     std::fs::write(peer.files().join("..data/ca.crl"), "nothing").unwrap();
-    assert!(matches!(create_mtls_client(&peer.files()), Err(MtlsError::Certificates(_))));
+    assert!(matches!(create_mtls_client(&peer.files()), Err(MtlsError::Certificates { .. })));
     // What was read before stays in use.
     connect(&connector, &acceptor).await.unwrap();
 }
@@ -172,8 +188,67 @@ async fn a_renewed_certificate_is_presented_from_the_next_handshake_on() {
     let (connector, acceptor) = (peer.client(), peer.server());
     let presented = |ends: &Ends| ends.0.get_ref().1.peer_certificates().unwrap()[0].clone();
     let before = presented(&connect(&connector, &acceptor).await.unwrap());
-    peer.bundle = ca.bundle(&identity("peer"), now(), DAY);
-    peer.publish(&[]);
+    peer.renew(&ca, "peer");
     let after = presented(&connect(&connector, &acceptor).await.unwrap());
     assert!(before != after && after == peer.bundle.chain()[0]);
+}
+
+/// Why nothing can be made of `peer`'s directory: the same for client and server.
+fn refusal(peer: &Peer) -> (&'static str, String) {
+    let client = create_mtls_client(&peer.files()).unwrap_err();
+    let server = create_mtls_server_config(&peer.files()).unwrap_err();
+    assert_eq!(client.kind(), server.kind());
+    (client.kind(), error_chain(&client))
+}
+
+#[test]
+fn without_a_valid_certificate_there_is_neither_client_nor_server() {
+    let ca = TestCa::new();
+    let peer = Peer::new(&ca, "peer", &[]);
+    create_mtls_client(&peer.files()).unwrap();
+    let expired = Peer::with(ca.bundle(&identity("peer"), now() - 2 * DAY, DAY), tempfile::tempdir().unwrap(), &[]);
+    let early = Peer::with(ca.bundle(&identity("peer"), now() + DAY, DAY), tempfile::tempdir().unwrap(), &[]);
+    let stray = Peer::with(
+        ca.bundle(&identity("peer"), now(), DAY).with_roots(TestCa::named("Other").roots()).unwrap(),
+        tempfile::tempdir().unwrap(),
+        &[],
+    );
+    let empty = Peer::new(&ca, "peer", &[]);
+    std::fs::remove_file(empty.files().join("..data")).unwrap();
+    for (peer, kind, advice) in [
+        (&expired, "expired", "`crank-agent status` tells why there is no other: expired at "),
+        (&early, "not_yet_valid", "not valid before "),
+        (&stray, "untrusted_chain", "does not verify to the configured roots"),
+        (&empty, "missing", "`crank-agent run` or `crank-agent init` puts one there"),
+    ] {
+        let (found, text) = refusal(peer);
+        assert_eq!(found, kind, "{text}");
+        assert!(text.contains(advice) && text.contains(&peer.files().display().to_string()), "{text}");
+    }
+    let nowhere = create_mtls_client("/nowhere/certs".as_ref()).unwrap_err();
+    assert_eq!(nowhere.kind(), "no_directory");
+}
+
+#[test]
+fn a_certificate_serves_for_what_it_may_be_used_for_and_nothing_else() {
+    let ca = TestCa::new();
+    let key = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
+    let csr = generate_csr(&identity("peer"), &key, KeyType::EcdsaP256).unwrap();
+    let leaf = ca.sign(&csr, now(), DAY, |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let bundle = CertificateBundle::new(vec![leaf], key, ca.roots()).unwrap();
+    let peer = Peer::with(bundle, tempfile::tempdir().unwrap(), &[]);
+    create_mtls_client(&peer.files()).unwrap();
+    assert_eq!(create_mtls_server_config(&peer.files()).unwrap_err().kind(), "extended_key_usage");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_does_not_take_the_place_of_one_that_is() {
+    let ca = TestCa::new();
+    let mut peer = Peer::new(&ca, "peer", &[]);
+    let (connector, acceptor) = (peer.client(), peer.server());
+    peer.bundle = ca.bundle(&identity("peer"), now() - 2 * DAY, DAY);
+    peer.publish(&[]);
+    connect(&connector, &acceptor).await.unwrap();
 }

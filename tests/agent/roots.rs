@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crank_agent::mtls::PeerUrl;
 use crank_agent::store::read_bundle;
 use rustix::process::Signal;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -65,13 +66,13 @@ impl Traffic {
         let failures = Arc::<Mutex<Vec<String>>>::default();
         let (stop, count, failed) = (Arc::clone(&done), Arc::clone(&handshakes), Arc::clone(&failures));
         let (directory, url) = (client.worker.certificates(), format!("https://{}/metrics", server.address));
-        let url = url.replace("127.0.0.1", "localhost");
+        let url: PeerUrl = url.replace("127.0.0.1", "localhost").parse().unwrap();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             while !stop.load(Ordering::Relaxed) {
                 let outcome = runtime.block_on(async {
                     let client = crank_agent::create_mtls_client(&directory).map_err(|error| format!("{error:?}"))?;
-                    client.get(&url).send().await.map_err(|error| format!("{error:?}"))
+                    client.get(url.clone()).send().await.map_err(|error| format!("{error:?}"))
                 });
                 count.fetch_add(1, Ordering::Relaxed);
                 // Without a verified certificate there are no metrics.
