@@ -67,6 +67,7 @@
 
 mod client;
 mod live;
+mod peer;
 mod url;
 
 use std::path::Path;
@@ -83,6 +84,7 @@ use crate::tls::{ClientDemand, PeerClients, PeerServers, TlsError, Verifier, cli
 use live::Live;
 
 pub use client::{MtlsClient, MtlsRequest, MtlsRequestError};
+pub use peer::PeerIdentity;
 pub use url::{PeerUrl, PeerUrlError};
 
 /// A client or server that cannot be made.
