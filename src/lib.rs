@@ -34,7 +34,8 @@
 //! # For workers written in Rust
 //!
 //! [`create_mtls_client`] makes an HTTP client from the published files, [`create_mtls_server_config`] a server; both
-//! follow renewals and CRLs. [`store::read_bundle`] reads the files safely;
+//! follow renewals and CRLs, and neither can be had without a valid certificate, for plain HTTP, or with less
+//! verification: see [`mtls`], and `docs/rust-library.md` with its examples. [`store::read_bundle`] reads the files safely;
 //! [`CertificateManager`] keeps a certificate within the worker's own process:
 //!
 //! ```no_run
@@ -143,3 +144,7 @@ pub use {reqwest, rustls};
 #[cfg(doctest)]
 #[doc = include_str!("../docs/reading-the-files.md")]
 struct ReadingTheFiles;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/rust-library.md")]
+struct RustLibrary;

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
 mod adoption;
+#[path = "../support/built.rs"]
+mod built;
 #[path = "../support/by_hand.rs"]
 mod by_hand;
 mod deliveries;
@@ -11,6 +13,7 @@ mod foreign;
 mod initialization;
 mod kills;
 mod liar;
+mod library;
 mod limits;
 mod lost_reply;
 mod lying_ca;

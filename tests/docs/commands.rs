@@ -5,8 +5,9 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
+use crate::built::example;
 use crate::markdown::{Document, root};
-use crate::session::{Ended, Group, run, until};
+use crate::session::{Ended, Group, free_port, run, until};
 
 /// A page's shell blocks as one session, without those for cargo.
 pub(crate) fn session_of(page: &str) -> String {
@@ -113,9 +114,11 @@ fn the_commands_on_roots_work() {
     }
 }
 
-/// Where each is run: the first below, as a debug build; the others by the gate.
-const CARGO: [&str; 3] = [
+/// Where each is run: the first three below, as debug builds; the others by the gate.
+const CARGO: [&str; 5] = [
     "cargo run --release -- dev --lifetime 2m",
+    "cargo run --example mtls-server -- \"$CERT_DIR\" 127.0.0.1:8443",
+    "cargo run --example mtls-client -- \"$CERT_DIR\" https://localhost:8443/",
     "cargo test",
     "cargo build --release --no-default-features --target x86_64-unknown-linux-musl",
 ];
@@ -132,6 +135,19 @@ fn the_commands_for_cargo_are_those_that_are_run_elsewhere() {
     let gate = fs::read_to_string(root().join(".ci/run")).unwrap();
     assert!(gate.contains("\n  cargo test --locked 2>&1"));
     assert!(gate.contains("cargo build --locked --release --no-default-features --target \"$static_target\""));
+}
+
+#[test]
+fn the_commands_of_the_library_have_a_client_greeted_by_a_server() {
+    let commands = CARGO[1..3].iter().map(|line| {
+        let (name, arguments) = line.strip_prefix("cargo run --example ").unwrap().split_once(" -- ").unwrap();
+        format!("{} {arguments} &", example(name).display())
+    });
+    let commands = commands.collect::<Vec<_>>().join("\n").replace("8443", &free_port().to_string());
+    // The client tries again until the server listens.
+    let greeted = "until grep -q '^hello, spiffe://crank.local/worker/streaming$' answers; do sleep 0.1; done";
+    let ended = run(&format!("{}\n(\n{commands}\nwait\n) > answers &\n{greeted}", session_of("README.md")));
+    assert_success("docs/rust-library.md", &ended);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crank_agent::config::{Arguments, Facts, resolve};
 use crank_agent::control::StatusReport;
 use crank_agent::events::EventRecord;
 use crank_agent::policy::Input;
+use crank_agent::store::UvicornConfig;
 use crank_agent::wire::ErrorReply;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,7 @@ fn every_json_example_is_what_the_program_writes() {
             _ if value.get("event").is_some() => assert_whole::<EventRecord>(&value),
             _ if value.get("instance").is_some() => assert_whole::<ErrorReply>(&value),
             _ if value.get("hook").is_some() => assert_whole::<Input>(&value),
+            _ if value.get("ssl_keyfile").is_some() => assert_whole::<UvicornConfig>(&value),
             _ => assert_whole::<StatusReport>(&value),
         }
     }

@@ -74,3 +74,29 @@ fn the_shell_example_connects_with_one_generation() {
                     && echo && echo 'mutual TLS, twice'";
     beside_an_agent("example.sh", &example("sh"), commands);
 }
+
+#[test]
+#[ignore = "needs python3"]
+fn the_settings_of_uvicorn_are_those_of_a_server_that_demands_certificates() {
+    let settings = Document::read("docs/rust-library.md").blocks_in("json").remove(0);
+    // What uvicorn does with them.
+    let use_them = "
+import json, ssl, sys
+settings = json.loads(open('settings.json').read().replace('/etc/certs', sys.argv[1]))
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(settings.pop('ssl_certfile'), settings.pop('ssl_keyfile'))
+context.verify_mode = ssl.VerifyMode(settings.pop('ssl_cert_reqs'))
+context.load_verify_locations(settings.pop('ssl_ca_certs'))
+assert not settings and context.verify_mode == ssl.CERT_REQUIRED and len(context.get_ca_certs()) == 1
+print('certificates demanded')
+";
+    let write = |name: &str, text: &str| format!("cat > {name} <<'END'\n{text}\nEND");
+    let session = [
+        session_of("README.md"),
+        write("settings.json", &settings),
+        write("use.py", use_them),
+        "python3 use.py \"$CERT_DIR\"".to_owned(),
+    ];
+    let ended = run(&session.join("\n"));
+    assert!(ended.success && ended.output.contains("certificates demanded"), "{}", ended.output);
+}

@@ -3,6 +3,8 @@
 #![cfg(feature = "ca")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
 
+#[path = "../support/built.rs"]
+mod built;
 mod commands;
 mod examples;
 mod languages;

@@ -83,7 +83,7 @@ pub(crate) fn until<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A port on loopback that nobody listens on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
