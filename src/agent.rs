@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Arguments, Config, ConfigReport, resolve};
-use crate::control::ControlError;
 use crate::events::log::{LogControl, log_event};
 use crate::events::{CertificateEvent, EventBus, EventError, EventRecord, new_correlation_id};
 use crate::exit::Exit;
@@ -25,6 +24,7 @@ use crate::serve::ServeError;
 use crate::service_manager::ServiceManager;
 use crate::store::StoreError;
 use crate::tasks::TaskError;
+use crate::unix_socket::SocketError;
 
 use kept::Kept;
 use life::{End, Life};
@@ -43,9 +43,9 @@ pub enum AgentError {
     /// The TLS listener cannot start.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// The control socket cannot be made.
+    /// A Unix socket cannot be made.
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Socket(#[from] SocketError),
     /// Metrics cannot be registered.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -76,7 +76,7 @@ impl AgentError {
         match self {
             Self::Store(error) => Exit::of_error_kind(error.kind()),
             Self::Unavailable(error) => Exit::of_error_kind(error.kind),
-            Self::Serve(_) | Self::Control(_) => Exit::Configuration,
+            Self::Serve(_) | Self::Socket(_) => Exit::Configuration,
             Self::Interrupted => Exit::Unavailable,
             Self::Metrics(_) | Self::Task(_) | Self::Signals(_) => Exit::Internal,
         }

@@ -7,7 +7,6 @@
 
 pub mod client;
 mod server;
-mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,6 @@ use crate::identity::CertificateMetadata;
 use crate::status::AgentStatus;
 
 pub use server::ControlServer;
-pub use socket::ControlError;
 
 /// The mode of the socket: its owner alone.
 pub const SOCKET_MODE: u32 = 0o600;

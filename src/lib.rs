@@ -124,6 +124,7 @@ pub mod store;
 pub mod tasks;
 pub mod tls;
 pub mod trace_context;
+pub mod unix_socket;
 pub mod watch;
 pub mod wire;
 

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::FilesConfig;
-use crate::control::{ControlError, ControlServer, SOCKET_MODE};
+use crate::control::{ControlServer, SOCKET_MODE};
 use crate::deliver::Progress;
 use crate::serve::{Listener, ServeError};
 use crate::store::{Store, StoreError};
+use crate::unix_socket::SocketError;
 
 /// What is open, by the setting that named it.
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl Kept {
     }
 
     /// The control socket at `path`: the one that is open, unless its file is gone, or another in its place.
-    pub(super) fn control(&self, path: &Path) -> Result<Arc<ControlServer>, ControlError> {
+    pub(super) fn control(&self, path: &Path) -> Result<Arc<ControlServer>, SocketError> {
         if let Some(open) = kept(&self.control, |named, server| named == path && server.is_reachable()) {
             return Ok(open);
         }

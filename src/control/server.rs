@@ -14,13 +14,13 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::socket::{ControlError, SocketFile};
 use super::{
     CONNECTION_LIMIT, Command, ControlState, DEADLINE, RENEWAL_DEADLINE, REPLY_LIMIT, REQUEST_LIMIT, Readiness,
     RenewRequest, Reply, Request, StatusReport,
 };
 use crate::events::EventError;
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::unix_socket::{Purpose, SocketError, SocketFile};
 
 /// A bound control socket. Its file is removed when this is dropped.
 #[derive(Debug)]
@@ -35,10 +35,11 @@ impl ControlServer {
     ///
     /// # Errors
     /// When another agent answers there, something else stands there, or the system refuses.
-    pub fn bind(path: &Path, mode: u32) -> Result<Self, ControlError> {
-        let (file, socket) = SocketFile::bind(path, mode)?;
-        let listener = UnixListener::from_std(StdUnixListener::from(socket)).map_err(|source| ControlError::Io {
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
+        let (file, socket) = SocketFile::bind(path, mode, Purpose::Control)?;
+        let listener = UnixListener::from_std(StdUnixListener::from(socket)).map_err(|source| SocketError::Io {
             action: "listen on",
+            purpose: Purpose::Control,
             path: path.to_owned(),
             source,
         })?;

@@ -1,6 +1,7 @@
-//! Owns the file of the control socket: binding it without a moment in which others could connect, replacing one that
-//! a dead agent left, and removing it in the end.
+//! Owns the file of a Unix socket: binding it without a moment in which others could connect, replacing one that a dead
+//! agent left, and removing it in the end.
 
+use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,20 +12,56 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Why a control socket cannot be opened.
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// `status`, `health` and `renew`.
+    Control,
+    /// The SPIFFE Workload API.
+    WorkloadApi,
+}
+
+impl Purpose {
+    /// The setting of its path.
+    #[must_use]
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Control => "control.socket",
+            Self::WorkloadApi => "workload_api.socket",
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Control => "control socket",
+            Self::WorkloadApi => "socket of the Workload API",
+        })
+    }
+}
+
+/// Why a Unix socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub enum SocketError {
     /// Another agent answers on it.
     #[error("another agent answers on {}", .0.display())]
     InUse(PathBuf),
     /// Something stands at the path that is not ours to remove.
-    #[error("{} is there already and is no socket of this user; remove it or set control.socket", .0.display())]
-    Obstructed(PathBuf),
+    #[error("{} is there already and is no socket of this user; remove it or set {}", path.display(), purpose.setting())]
+    Obstructed {
+        /// The path.
+        path: PathBuf,
+        /// What was to be there.
+        purpose: Purpose,
+    },
     /// The system refused.
-    #[error("cannot {action} the control socket {}", path.display())]
+    #[error("cannot {action} the {purpose} {}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
+        /// What the socket is for.
+        purpose: Purpose,
         /// The socket.
         path: PathBuf,
         /// The system's reason.
@@ -32,13 +69,13 @@ pub enum ControlError {
     },
 }
 
-impl ControlError {
+impl SocketError {
     /// A fixed label for metrics and events.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::InUse(_) => "locked",
-            Self::Obstructed(_) => "obstructed",
+            Self::Obstructed { .. } => "obstructed",
             Self::Io { .. } => "io",
         }
     }
@@ -56,7 +93,7 @@ impl ControlError {
 
 /// A socket file that is ours, removed on drop unless somebody else's has taken its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Identity,
 }
@@ -66,26 +103,24 @@ type Identity = (u64, u64);
 
 impl SocketFile {
     /// Binds `path` and listens, with the file of exactly this mode before the first connection can come.
-    pub(super) fn bind(path: &Path, mode: u32) -> Result<(Self, OwnedFd), ControlError> {
-        let io = |action| {
-            move |error: Errno| ControlError::Io { action, path: path.to_owned(), source: io::Error::from(error) }
-        };
-        remove_stale(path)?;
+    pub(crate) fn bind(path: &Path, mode: u32, purpose: Purpose) -> Result<(Self, OwnedFd), SocketError> {
+        let io = |action| move |error: Errno| failed(action, purpose, path, error.into());
+        remove_stale(path, purpose)?;
         let address = SocketAddrUnix::new(path).map_err(io("name"))?;
         let socket = new_socket().map_err(io("make"))?;
         rustix::net::bind(&socket, &address).map_err(|error| match error {
-            Errno::ADDRINUSE => ControlError::InUse(path.to_owned()),
+            Errno::ADDRINUSE => SocketError::InUse(path.to_owned()),
             error => io("bind")(error),
         })?;
         // Nobody can connect before `listen`, so the mode that the umask left is of no use to anyone.
         let identity = set_mode(path, mode).map_err(io("protect"))?;
         let file = Self { path: path.to_owned(), identity };
         rustix::net::listen(&socket, BACKLOG).map_err(io("listen on"))?;
-        if file.is_ours() { Ok((file, socket)) } else { Err(ControlError::InUse(path.to_owned())) }
+        if file.is_ours() { Ok((file, socket)) } else { Err(SocketError::InUse(path.to_owned())) }
     }
 
     /// Whether the file is still there, and leads here.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity)
     }
 }
@@ -100,28 +135,32 @@ impl Drop for SocketFile {
 }
 
 /// Removes a socket of this user on which nobody answers. Anything else at `path` stays and is an error.
-fn remove_stale(path: &Path) -> Result<(), ControlError> {
-    let io = |action| move |source: io::Error| ControlError::Io { action, path: path.to_owned(), source };
+fn remove_stale(path: &Path, purpose: Purpose) -> Result<(), SocketError> {
+    let io = |action| move |source: io::Error| failed(action, purpose, path, source);
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io("look at")(error)),
     };
     if !found.file_type().is_socket() || found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(ControlError::Obstructed(path.to_owned()));
+        return Err(SocketError::Obstructed { path: path.to_owned(), purpose });
     }
     match connect(path) {
         // A full queue means that somebody listens.
-        Ok(()) | Err(Errno::AGAIN) => return Err(ControlError::InUse(path.to_owned())),
+        Ok(()) | Err(Errno::AGAIN) => return Err(SocketError::InUse(path.to_owned())),
         Err(Errno::CONNREFUSED) => {}
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(io("try")(error.into())),
     }
     let unchanged = fs::symlink_metadata(path).is_ok_and(|now| identity(&now) == identity(&found));
     if !unchanged {
-        return Err(ControlError::InUse(path.to_owned()));
+        return Err(SocketError::InUse(path.to_owned()));
     }
     fs::remove_file(path).map_err(io("remove the stale"))
+}
+
+fn failed(action: &'static str, purpose: Purpose, path: &Path, source: io::Error) -> SocketError {
+    SocketError::Io { action, purpose, path: path.to_owned(), source }
 }
 
 fn connect(path: &Path) -> Result<(), Errno> {
@@ -159,8 +198,8 @@ mod tests {
 
     use super::*;
 
-    fn bind(path: &Path) -> Result<(SocketFile, OwnedFd), ControlError> {
-        SocketFile::bind(path, 0o600)
+    fn bind(path: &Path) -> Result<(SocketFile, OwnedFd), SocketError> {
+        SocketFile::bind(path, 0o600, Purpose::Control)
     }
 
     #[test]
@@ -178,7 +217,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let _first = bind(&path).unwrap();
-        assert!(matches!(bind(&path), Err(ControlError::InUse(_))));
+        assert!(matches!(bind(&path), Err(SocketError::InUse(_))));
         assert!(connect(&path).is_ok(), "the first one still listens");
     }
 
@@ -203,10 +242,10 @@ mod tests {
         for (name, target) in [("to-file", "precious"), ("to-socket", "stale"), ("dangling", "nothing")] {
             let link = directory.path().join(name);
             std::os::unix::fs::symlink(target, &link).unwrap();
-            assert!(matches!(bind(&link), Err(ControlError::Obstructed(_))), "{name}");
+            assert!(matches!(bind(&link), Err(SocketError::Obstructed { .. })), "{name}");
             assert!(link.is_symlink());
         }
-        assert!(matches!(bind(&precious), Err(ControlError::Obstructed(_))));
+        assert!(matches!(bind(&precious), Err(SocketError::Obstructed { .. })));
         assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
         assert!(!directory.path().join("nothing").exists());
         assert!(set_mode(&directory.path().join("to-file"), 0o600).is_err());
