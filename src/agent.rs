@@ -6,6 +6,7 @@ mod life;
 mod listening;
 mod readiness;
 mod reloading;
+mod workload;
 
 use std::sync::Arc;
 

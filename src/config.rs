@@ -22,6 +22,7 @@ use crate::deliver::DeliveryConfig;
 use crate::identity::{KeyType, RequestedIdentity};
 use crate::schedule::Timing;
 use crate::serve::AllowedClient;
+use crate::workload::AllowedCaller;
 
 pub use facts::Facts;
 pub use report::{ConfigReport, Origin, Problem};
@@ -53,6 +54,8 @@ pub struct Config {
     pub server: Option<ServerConfig>,
     /// The Unix socket for `status`, `health` and `renew`.
     pub control_socket: PathBuf,
+    /// The SPIFFE Workload API; `None`: it is off.
+    pub workload_api: Option<WorkloadApiConfig>,
     /// What is logged and how.
     pub log: LogConfig,
     /// What is done after each publication, in this order.
@@ -176,6 +179,15 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Who may read `/metrics`; nobody by default.
     pub metrics_allow: Vec<AllowedClient>,
+}
+
+/// The SPIFFE Workload API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApiConfig {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Who may call, beside root and the agent's own user.
+    pub allow: Vec<AllowedCaller>,
 }
 
 /// Logging.

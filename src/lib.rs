@@ -127,6 +127,7 @@ pub mod trace_context;
 pub mod unix_socket;
 pub mod watch;
 pub mod wire;
+pub mod workload;
 
 #[cfg(test)]
 mod testing;

@@ -122,6 +122,7 @@ pub(crate) fn config(directory: &Path) -> Config {
             crl_limit: Some(1024 * 1024),
         },
         control_socket: files.join(".crank-agent.sock"),
+        workload_api: None,
         files: FilesConfig {
             directory: files,
             owner: None,

@@ -95,6 +95,7 @@ impl SocketError {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
+    purpose: Purpose,
     identity: Identity,
 }
 
@@ -114,9 +115,16 @@ impl SocketFile {
         })?;
         // Nobody can connect before `listen`, so the mode that the umask left is of no use to anyone.
         let identity = set_mode(path, mode).map_err(io("protect"))?;
-        let file = Self { path: path.to_owned(), identity };
+        let file = Self { path: path.to_owned(), purpose, identity };
         rustix::net::listen(&socket, BACKLOG).map_err(io("listen on"))?;
         if file.is_ours() { Ok((file, socket)) } else { Err(SocketError::InUse(path.to_owned())) }
+    }
+
+    /// Gives the file another mode.
+    pub(crate) fn set_mode(&self, mode: u32) -> Result<(), SocketError> {
+        let failed = |error: Errno| failed("protect", self.purpose, &self.path, error.into());
+        let identity = set_mode(&self.path, mode).map_err(failed)?;
+        if identity == self.identity { Ok(()) } else { Err(SocketError::InUse(self.path.clone())) }
     }
 
     /// Whether the file is still there, and leads here.
@@ -208,6 +216,8 @@ mod tests {
         let path = directory.path().join("s");
         let bound = bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        bound.0.set_mode(0o666).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o666);
         drop(bound);
         assert!(!path.exists());
     }

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::FilesConfig;
+use crate::config::{FilesConfig, WorkloadApiConfig};
 use crate::control::{ControlServer, SOCKET_MODE};
 use crate::deliver::Progress;
 use crate::serve::{Listener, ServeError};
 use crate::store::{Store, StoreError};
 use crate::unix_socket::SocketError;
+use crate::workload::WorkloadSocket;
 
 /// What is open, by the setting that named it.
 #[derive(Debug, Default)]
@@ -19,6 +20,7 @@ pub(super) struct Kept {
     listener: Mutex<Option<(SocketAddr, Listener)>>,
     control: Mutex<Option<(PathBuf, Arc<ControlServer>)>>,
     deliveries: Mutex<Progress>,
+    workload: Mutex<Option<(PathBuf, Arc<WorkloadSocket>)>>,
 }
 
 impl Kept {
@@ -69,6 +71,23 @@ impl Kept {
         let server = Arc::new(ControlServer::bind(path, SOCKET_MODE)?);
         *hold(&self.control) = Some((path.to_owned(), Arc::clone(&server)));
         Ok(server)
+    }
+
+    /// The socket of the Workload API: the one that is open, opened or closed to others as `config` has it, unless its file is
+    /// gone, or another in its place.
+    pub(super) fn workload(&self, config: &WorkloadApiConfig) -> Result<Arc<WorkloadSocket>, SocketError> {
+        if let Some(open) = kept(&self.workload, |named, socket| *named == config.socket && socket.is_reachable()) {
+            open.allow(&config.allow)?;
+            return Ok(open);
+        }
+        let socket = Arc::new(WorkloadSocket::bind(&config.socket, &config.allow)?);
+        *hold(&self.workload) = Some((config.socket.clone(), Arc::clone(&socket)));
+        Ok(socket)
+    }
+
+    /// Nobody is to find the socket of the Workload API any more.
+    pub(super) fn close_workload(&self) {
+        *hold(&self.workload) = None;
     }
 }
 

@@ -14,6 +14,7 @@ use super::asked::Socket;
 use super::listening::{Files, Heard, Signals};
 use super::readiness::DiskReadiness;
 use super::reloading::{Occasion, Reloading};
+use super::workload::Workload;
 use super::{AgentError, Shared};
 use crate::config::{Arguments, CaTrust, Config};
 use crate::control::ControlServer;
@@ -34,6 +35,7 @@ pub(super) struct Life {
     store: Arc<Store>,
     server: Option<Server>,
     control: Option<Arc<ControlServer>>,
+    workload: Option<Workload>,
     readiness: Arc<DiskReadiness>,
     deliveries: Option<Deliveries>,
     watched: BTreeSet<PathBuf>,
@@ -99,9 +101,11 @@ impl Life {
         };
         let any = !config.deliveries.is_empty();
         let deliveries = any.then(|| Deliveries::new(config, &shared.kept.deliveries(), tools));
+        let workload = Workload::begin(shared, config)?;
         let mut watched = store.watched_paths();
         watched.extend(config_file(&shared.arguments));
-        Ok(Self { config: config.clone(), manager, handle, store, server, control, readiness, deliveries, watched })
+        let config = config.clone();
+        Ok(Self { config, manager, handle, store, server, control, workload, readiness, deliveries, watched })
     }
 
     /// The same, going on where the life before ended.
@@ -119,7 +123,7 @@ impl Life {
         signals: &mut Signals,
         reloading: &mut Reloading,
     ) -> Result<End, AgentError> {
-        let Self { config, manager, handle, store, server, control, readiness, deliveries, watched } = self;
+        let Self { config, manager, handle, store, server, control, workload, readiness, deliveries, watched } = self;
         // Children of `stop`: whatever ends the agent ends the life.
         let all = shared.stop.child_token();
         let manager_stop = all.child_token();
@@ -141,6 +145,7 @@ impl Life {
         };
         spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
         socket.spawn(&mut tasks, readiness, &handle, &all);
+        Workload::spawn(workload, &mut tasks, &config, &handle, &all);
         spawn_metrics(&mut tasks, shared, &handle, &all);
         spawn_deliveries(&mut tasks, shared, deliveries, &all);
         let mut files = Files::watch(watched, credential_files(&config));
@@ -190,6 +195,7 @@ impl Life {
         };
         if next.is_none() {
             shared.kept.close_listener();
+            shared.kept.close_workload();
         }
         all.cancel();
         let drained = {
@@ -328,4 +334,4 @@ pub(super) fn note(told: bool) {
 const DRAIN: Duration = Duration::from_secs(4);
 
 /// How long open connections may take to end: less, so that the listener itself ends in time.
-const CONNECTION_DRAIN: Duration = Duration::from_secs(3);
+pub(super) const CONNECTION_DRAIN: Duration = Duration::from_secs(3);

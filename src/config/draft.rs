@@ -9,10 +9,12 @@ use super::deliver::DeliveryDraft;
 use super::parse::fingerprint_text;
 use super::{
     CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles, ServerConfig,
+    WorkloadApiConfig,
 };
 use crate::identity::{KeyType, RequestedIdentity, SubjectAltName, TrustDomain, WorkerId};
 use crate::schedule::{Fraction, Timing};
 use crate::serve::AllowedClient;
+use crate::workload::AllowedCaller;
 
 /// Each value that has been read, or could be computed. A field is empty while its setting has no valid value.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +52,8 @@ pub(super) struct Draft {
     pub(super) listen: Option<Listen>,
     pub(super) metrics_allow: Option<Vec<AllowedClient>>,
     pub(super) control_socket: Option<PathBuf>,
+    pub(super) workload_socket: Option<PathBuf>,
+    pub(super) workload_allow: Option<Vec<AllowedCaller>>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log_filter: Option<String>,
     /// By their numbers.
@@ -97,6 +101,7 @@ impl Draft {
         let crl_enabled = need(self.crl_enabled, "crl.enabled")?;
         let crl_size_limit = need(self.crl_size_limit, "crl.size_limit")?;
         let metrics_allow = need(self.metrics_allow, "server.metrics_allow")?;
+        let workload_allow = need(self.workload_allow, "workload_api.allow")?;
         Ok(Config {
             identity: RequestedIdentity::new(worker_id, &trust_domain, need(self.names, "identity.names")?),
             environment: need(self.environment, "environment")?,
@@ -135,6 +140,7 @@ impl Draft {
                 Listen::At(listen) => Some(ServerConfig { listen, metrics_allow }),
             },
             control_socket: need(self.control_socket, "control.socket")?,
+            workload_api: self.workload_socket.map(|socket| WorkloadApiConfig { socket, allow: workload_allow }),
             log: LogConfig {
                 format: need(self.log_format, "log.format")?,
                 filter: need(self.log_filter, "log.filter")?,

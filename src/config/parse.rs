@@ -13,6 +13,7 @@ use crate::identity::{DnsName, SpiffeId, SubjectAltName};
 use crate::printable::hex;
 use crate::schedule::Fraction;
 use crate::serve::AllowedClient;
+use crate::workload::AllowedCaller;
 
 /// Accepts `true` and nothing else: for the switches that exist only to say that they cannot be turned off.
 pub(super) fn only_true(text: &str) -> Result<(), String> {
@@ -233,6 +234,10 @@ pub(super) fn allowed_clients(texts: &[&str]) -> Result<Vec<AllowedClient>, Stri
             DnsName::new(text).map(AllowedClient::Dns).map_err(|error| error.reason)
         }
     })
+}
+
+pub(super) fn allowed_callers(texts: &[&str]) -> Result<Vec<AllowedCaller>, String> {
+    each(texts, str::parse)
 }
 
 /// Two numbers, as they are and as a range of parts of a lifetime.

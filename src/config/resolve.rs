@@ -208,6 +208,17 @@ fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem> {
             advice: "remove one of them".to_owned(),
         });
     }
+    if let (Some(socket), Some(origin)) = (&draft.workload_socket, set_by("workload_api.socket"))
+        && draft.control_socket.as_ref() == Some(socket)
+    {
+        problems.push(Problem {
+            key: Some("workload_api.socket".to_owned()),
+            source: Some(origin.clone()),
+            value: None,
+            expected: "another path than that of `control.socket`".to_owned(),
+            advice: "change either".to_owned(),
+        });
+    }
     let mut ordered = |key: &'static str, smaller: Option<Duration>, larger: Option<Duration>, expected: &str| {
         if let (Some(smaller), Some(larger)) = (smaller, larger)
             && smaller >= larger

@@ -16,7 +16,7 @@ use crate::identity::{KeyType, TrustDomain, WorkerId};
 use crate::serve::AllowedClient;
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 57] = [
+pub static SETTINGS: [Setting; 59] = [
     Setting::new(
         "worker_id",
         Fallback::Required,
@@ -305,6 +305,23 @@ pub static SETTINGS: [Setting; 57] = [
         "The Unix socket for `status`, `health` and `renew`; at most 107 bytes.",
         Read::Text(|draft, text, _| put(&mut draft.control_socket, parse::socket_path(text))),
         |draft| path(draft.control_socket.as_ref()),
+    ),
+    Setting::new(
+        "workload_api.socket",
+        Fallback::Unset,
+        "The Unix socket for the SPIFFE Workload API and Envoy's SDS; at most 107 bytes. Not set: neither is served.",
+        Read::Text(|draft, text, _| put(&mut draft.workload_socket, parse::socket_path(text))),
+        |draft| path(draft.workload_socket.as_ref()),
+    ),
+    Setting::new(
+        "workload_api.allow",
+        Fallback::Text(""),
+        "Who may call the Workload API, beside root and the agent's own user: `uid:1000`, or `gid:1000` for a primary group. Each of them gets the key.",
+        Read::Texts(|draft, texts| put(&mut draft.workload_allow, parse::allowed_callers(texts))),
+        |draft| {
+            let callers = draft.workload_allow.as_ref();
+            callers.map(|callers| Value::from(callers.iter().map(ToString::to_string).collect::<Vec<_>>()))
+        },
     ),
     Setting::new(
         "log.format",

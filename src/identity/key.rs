@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use pkcs8::{LineEnding, SecretDocument};
+use pkcs8::spki::SubjectPublicKeyInfoRef;
+use pkcs8::{LineEnding, PrivateKeyInfo, SecretDocument};
 use rcgen::{KeyPair, PublicKeyData, RsaKeySize};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize, Zeroizing};
@@ -125,6 +126,22 @@ impl PrivateKey {
         document.to_pem(self.pem_label(), LineEnding::LF).map_err(|_| KeyError::Unreadable)
     }
 
+    /// The key as unencrypted PKCS#8 DER, whatever form it was read in; in memory that is wiped on drop.
+    ///
+    /// # Errors
+    /// When a key read from SEC1 or PKCS#1 cannot be re-encoded.
+    pub fn to_pkcs8_der(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let der = self.pair.serialized_der();
+        if self.pem_label() == PKCS8_LABEL {
+            return Ok(Zeroizing::new(der.to_vec()));
+        }
+        // Both older forms are what PKCS#8 wraps (RFC 5958, section 2), under the algorithm of the public key.
+        let public = self.public_key_der();
+        let public = SubjectPublicKeyInfoRef::try_from(public.as_slice()).map_err(|_| KeyError::Unreadable)?;
+        let document = SecretDocument::encode_msg(&PrivateKeyInfo::new(public.algorithm, der));
+        document.map(|document| document.to_bytes()).map_err(|_| KeyError::Unreadable)
+    }
+
     /// The key for rustls. rustls keeps its own copy for as long as it uses it.
     #[must_use]
     pub fn to_rustls(&self) -> PrivateKeyDer<'static> {
@@ -192,6 +209,26 @@ mod tests {
             let again = PrivateKey::from_pem(pem.as_bytes()).unwrap();
             assert_eq!(key.public_key_der(), again.public_key_der(), "{key_type}");
             assert_eq!(key_type.name().parse(), Ok(key_type));
+        }
+    }
+
+    #[test]
+    fn pkcs8_is_made_of_the_older_forms() {
+        for key_type in KeyType::ALL {
+            let key = PrivateKey::generate(key_type).unwrap();
+            let der = key.to_pkcs8_der().unwrap();
+            let inner = PrivateKeyInfo::try_from(der.as_slice()).unwrap().private_key;
+            let label = match key_type {
+                KeyType::EcdsaP256 | KeyType::EcdsaP384 => "EC PRIVATE KEY",
+                KeyType::Ed25519 => continue,
+                KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => "RSA PRIVATE KEY",
+            };
+            let older = pkcs8::der::pem::encode_string(label, LineEnding::LF, inner).unwrap();
+            let older = PrivateKey::from_pem(older.as_bytes()).unwrap();
+            assert_eq!(older.pem_label(), label);
+            let again = older.to_pkcs8_der().unwrap();
+            let again = KeyPair::try_from(&PrivatePkcs8KeyDer::from(again.as_slice())).unwrap();
+            assert_eq!(again.subject_public_key_info(), key.public_key_der(), "{key_type}");
         }
     }
 
