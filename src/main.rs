@@ -51,7 +51,7 @@ async fn dispatch(cli: &Cli) -> Exit {
         Command::Renew(command) => cli::remote::renew(&arguments, command).await,
         Command::CheckConfig(command) => cli::check::run(&arguments, command),
         #[cfg(feature = "ca")]
-        Command::Dev(command) => success_or(dev(arguments, command).await),
+        Command::Dev(command) => success_or(Box::pin(dev(arguments, command)).await),
         #[cfg(feature = "ca")]
         Command::ManPages { directory } => success_or(cli::man_pages(directory)),
         Command::Completions { shell } => output::result(cli::completions(*shell), Exit::Success),

@@ -28,7 +28,7 @@ pub(crate) use peers::{ClientDemand, PeerClients, PeerServers};
 pub(crate) use server::server_config_for;
 #[cfg(feature = "ca")]
 pub(crate) use server::{ClientTrust, server_config};
-pub(crate) use verifier::{ClientJudge, ServerJudge, Verifier};
+pub(crate) use verifier::{ClientJudge, Presented, ServerJudge, Verifier};
 
 /// What a server's chain has to reach, and what the server must not be.
 #[derive(Debug, Clone)]

@@ -19,14 +19,24 @@ use crate::tasks::Tasks;
 
 /// Where the agent is asked.
 pub(super) struct Socket {
-    pub(super) bound: Option<Arc<ControlServer>>,
-    pub(super) kept: Arc<Kept>,
-    pub(super) path: PathBuf,
+    bound: Option<Arc<ControlServer>>,
+    kept: Arc<Kept>,
+    path: PathBuf,
     /// Told when the file is gone.
-    pub(super) lost: Arc<Notify>,
+    lost: Arc<Notify>,
 }
 
 impl Socket {
+    /// The socket at `path`, where it is bound already.
+    pub(super) fn new(bound: Option<Arc<ControlServer>>, kept: Arc<Kept>, path: PathBuf) -> Self {
+        Self { bound, kept, path, lost: Arc::default() }
+    }
+
+    /// Whom to tell that the file is gone.
+    pub(super) fn lost(&self) -> Arc<Notify> {
+        Arc::clone(&self.lost)
+    }
+
     /// Serves it and what is asked by it. Where the file of the socket cannot be made, or is lost, it is made again.
     pub(super) fn spawn(
         self,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::asked::Socket;
@@ -136,13 +136,8 @@ impl Life {
             Ok::<(), Infallible>(())
         });
         spawn_listener(&mut tasks, server, &all);
-        let lost = Arc::new(Notify::new());
-        let socket = Socket {
-            bound: control,
-            kept: Arc::clone(&shared.kept),
-            path: config.control_socket.clone(),
-            lost: Arc::clone(&lost),
-        };
+        let socket = Socket::new(control, Arc::clone(&shared.kept), config.control_socket.clone());
+        let lost = socket.lost();
         spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
         socket.spawn(&mut tasks, readiness, &handle, &all);
         Workload::spawn(workload, &mut tasks, &config, &handle, &all);

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::client::danger::ServerCertVerified;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use crate::crypto::sha256;
 use crate::duration::format_duration;
 use crate::identity::{CertificateBundle, CertificateMetadata};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
-use crate::tls::{ServerJudge, Verifier, probe_config, rejected};
+use crate::tls::{Presented, ServerJudge, Verifier, probe_config, rejected};
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,21 +90,14 @@ struct Expected {
 }
 
 impl ServerJudge for Expected {
-    fn judge_server(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    fn judge_server(&self, presented: &Presented<'_>) -> Result<ServerCertVerified, rustls::Error> {
         // It was checked when it was published. That the worker has its key, the handshake proves.
-        if sha256(end_entity) == self.digest {
+        if sha256(presented.leaf) == self.digest {
             return Ok(ServerCertVerified::assertion());
         }
-        let serial = match X509Certificate::from_der(end_entity) {
+        let serial = match X509Certificate::from_der(presented.leaf) {
             Ok((_, certificate)) => {
-                let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+                let now = i64::try_from(presented.now.as_secs()).unwrap_or(i64::MAX);
                 let now = time::OffsetDateTime::from_unix_timestamp(now).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
                 CertificateMetadata::of(&certificate, now).serial
             }

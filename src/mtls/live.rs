@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::ServerCertVerified;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerified;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -20,7 +20,7 @@ use crate::identity::CertificateBundle;
 use crate::identity::check::{Purpose, check_usable};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::store::{CERTIFICATE_FILE, DATA_LINK, read_bundle};
-use crate::tls::{ClientDemand, ClientJudge, PeerClients, PeerServers, ServerJudge, TlsError};
+use crate::tls::{ClientDemand, ClientJudge, PeerClients, PeerServers, Presented, ServerJudge, TlsError};
 
 /// The certificate in `directory`, and the judge of peers that its roots and CRLs make. Every handshake looks whether `..data`
 /// leads elsewhere by then, which is one call to the system; what cannot be read, or is not valid, leaves the one before in use.
@@ -155,15 +155,8 @@ impl<V: Debug + Send + Sync> ResolvesServerCert for Live<V> {
 }
 
 impl ServerJudge for Live<PeerServers> {
-    fn judge_server(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge().judge_server(end_entity, intermediates, server_name, ocsp_response, now)
+    fn judge_server(&self, presented: &Presented<'_>) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge().judge_server(presented)
     }
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::danger::ServerCertVerified;
+use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::verifier::ServerJudge;
+use super::verifier::{Presented, ServerJudge};
 use super::{is_ca, rejected};
 use crate::crypto::{crypto_provider, sha256};
 
@@ -52,20 +52,12 @@ impl Anchor {
 }
 
 impl ServerJudge for Authority {
-    fn judge_server(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified =
-            WebPkiServerVerifier::builder_with_provider(self.anchor.roots(intermediates)?, crypto_provider())
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        match is_worker(end_entity) {
+    fn judge_server(&self, presented: &Presented<'_>) -> Result<ServerCertVerified, rustls::Error> {
+        let roots = self.anchor.roots(presented.intermediates)?;
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots, crypto_provider()).build();
+        let webpki = webpki.map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verified = presented.verify(&*webpki)?;
+        match is_worker(presented.leaf) {
             Some(false) => Ok(verified),
             _ => Err(rejected("the certificate is a worker's, not an authority's")),
         }

@@ -4,13 +4,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::danger::ServerCertVerified;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DistinguishedName};
 
-use super::verifier::{ClientJudge, ServerJudge};
+use super::verifier::{ClientJudge, Presented, ServerJudge};
 use super::{TlsError, root_store};
 use crate::crypto::crypto_provider;
 use crate::identity::Crl;
@@ -114,17 +114,8 @@ impl PeerClients {
 }
 
 impl ServerJudge for PeerServers {
-    fn judge_server(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.0.judge(end_entity, |judge| {
-            judge.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-        })
+    fn judge_server(&self, presented: &Presented<'_>) -> Result<ServerCertVerified, rustls::Error> {
+        self.0.judge(presented.leaf, |judge| presented.verify(judge))
     }
 }
 

@@ -19,17 +19,27 @@ pub(crate) struct Verifier<J> {
     provider: Arc<CryptoProvider>,
 }
 
+/// What a server presents, under which name it was asked for, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Presented<'a> {
+    pub(crate) leaf: &'a CertificateDer<'a>,
+    pub(crate) intermediates: &'a [CertificateDer<'a>],
+    pub(crate) name: &'a ServerName<'a>,
+    pub(crate) ocsp: &'a [u8],
+    pub(crate) now: UnixTime,
+}
+
+impl Presented<'_> {
+    /// Leaves it to one of rustls's verifiers.
+    pub(crate) fn verify(&self, verifier: &dyn ServerCertVerifier) -> Result<ServerCertVerified, Error> {
+        verifier.verify_server_cert(self.leaf, self.intermediates, self.name, self.ocsp, self.now)
+    }
+}
+
 /// Judges the certificates of servers.
 pub(crate) trait ServerJudge: Debug + Send + Sync {
     /// As [`ServerCertVerifier::verify_server_cert`].
-    fn judge_server(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error>;
+    fn judge_server(&self, presented: &Presented<'_>) -> Result<ServerCertVerified, Error>;
 }
 
 /// Judges the certificates of clients.
@@ -86,13 +96,13 @@ macro_rules! signatures {
 impl<J: ServerJudge> ServerCertVerifier for Verifier<J> {
     fn verify_server_cert(
         &self,
-        end_entity: &CertificateDer<'_>,
+        leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.judge.judge_server(end_entity, intermediates, server_name, ocsp_response, now)
+        self.judge.judge_server(&Presented { leaf, intermediates, name, ocsp, now })
     }
 
     signatures!();
