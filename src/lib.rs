@@ -9,7 +9,7 @@
 //!                  ▲                                                            │
 //!             schedule (pure) ◀── status (watch) ◀── what happened ─────────────┤
 //!                                                                               ▼
-//!                                                       deliver: reload and proof │ events │ metrics │ probes │ control socket
+//!                                                       deliver: reload and proof │ events │ metrics │ probes │ control socket │ Workload API
 //! ```
 //!
 //! [`manager`] is the loop that drives it: it asks [`schedule`] what to do, does it, and tells. [`agent`] wires the
@@ -150,3 +150,8 @@ struct ReadingTheFiles;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/rust-library.md")]
 struct RustLibrary;
+
+/// The example in Rust of the page on the Workload API, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/workload-api.md")]
+struct WorkloadApi;

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::markdown::{Document, files_below, root};
 
 /// What blocks may be written in; each is run or read by a test here, or by a doctest.
-const LANGUAGES: [&str; 9] = ["go", "ini", "json", "python", "rust", "sh", "text", "toml", "yaml"];
+const LANGUAGES: [&str; 10] = ["go", "hcl", "ini", "json", "python", "rust", "sh", "text", "toml", "yaml"];
 
 #[test]
 fn every_block_is_in_a_language_that_is_tested() {

@@ -5,6 +5,7 @@
 
 mod access;
 mod caller;
+mod foreign;
 mod limits;
 #[path = "../support/polling.rs"]
 mod polling;
@@ -15,8 +16,13 @@ mod rust_client;
 mod streams;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use processes::{Agent, Ca, PATIENCE, Worker};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The socket of the worker's Workload API.
 fn socket(worker: &Worker) -> PathBuf {
@@ -58,4 +64,34 @@ async fn eventually<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> 
         }
     };
     tokio::time::timeout(PATIENCE, trying).await.unwrap_or_else(|_| panic!("it did not come about: {what}"))
+}
+
+/// A client by `chain` and `key` that trusts `roots`.
+fn client(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>, roots: RootCertStore) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    client.with_root_certificates(roots).with_client_auth_cert(chain, key.clone_key()).unwrap()
+}
+
+/// A handshake of `chain` with itself, both sides verified by `roots`. Tells the leaf that the server saw.
+async fn mutual_tls(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'static>,
+    roots: Vec<CertificateDer<'static>>,
+) -> Vec<u8> {
+    let mut store = RootCertStore::empty();
+    roots.into_iter().for_each(|root| store.add(root).unwrap());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store.clone()), Arc::clone(&provider));
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let server = server.with_client_cert_verifier(verifier.build().unwrap());
+    let server = server.with_single_cert(chain.clone(), key.clone_key()).unwrap();
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let name = ServerName::try_from("streaming").unwrap();
+    let (accepted, connected) = tokio::join!(
+        TlsAcceptor::from(Arc::new(server)).accept(far),
+        TlsConnector::from(Arc::new(client(chain, key, store))).connect(name, near)
+    );
+    let (accepted, _connected) = (accepted.unwrap(), connected.unwrap());
+    accepted.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }

@@ -1,46 +1,26 @@
 //! The crate `spiffe`, a client of the Workload API that others wrote.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crank_agent::store::read_bundle;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use spiffe::{TrustDomain, WorkloadApiClient, X509Source};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::processes::{Ca, PATIENCE};
 use crate::{renew, running, socket};
 
 const ID: &str = "spiffe://crank.local/worker/streaming";
 
-/// A handshake of the source's certificate with itself, both sides verified by its bundle. Tells the leaf that was presented.
+/// A handshake of the source's certificate with itself. Tells the leaf that was presented.
 async fn mutual_tls(source: &X509Source) -> Vec<u8> {
+    let der = |certificates: &[spiffe::cert::Certificate]| {
+        certificates.iter().map(|one| CertificateDer::from(one.as_bytes().to_vec())).collect::<Vec<_>>()
+    };
     let svid = source.svid().unwrap();
     let bundles = source.bundle_set().unwrap();
-    let mut roots = RootCertStore::empty();
-    for root in bundles.get(&TrustDomain::new("crank.local").unwrap()).unwrap().authorities() {
-        roots.add(CertificateDer::from(root.as_bytes().to_vec())).unwrap();
-    }
-    let roots = Arc::new(roots);
-    let chain: Vec<_> = svid.cert_chain().iter().map(|one| CertificateDer::from(one.as_bytes().to_vec())).collect();
-    let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().unwrap();
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    let server = server.unwrap().with_client_cert_verifier(verifier).with_single_cert(chain.clone(), key()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let client = client.with_root_certificates(roots).with_client_auth_cert(chain, key()).unwrap();
-    let (near, far) = tokio::io::duplex(16 * 1024);
-    let name = ServerName::try_from("streaming").unwrap();
-    let (accepted, connected) = tokio::join!(
-        TlsAcceptor::from(Arc::new(server)).accept(far),
-        TlsConnector::from(Arc::new(client)).connect(name, near)
-    );
-    let (accepted, _connected) = (accepted.unwrap(), connected.unwrap());
-    accepted.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    let roots = bundles.get(&TrustDomain::new("crank.local").unwrap()).unwrap();
+    let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec());
+    crate::mutual_tls(der(svid.cert_chain()), &key.into(), der(roots.authorities())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -11,8 +12,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-
-	"crypto/tls"
 )
 
 func main() {
@@ -33,24 +32,30 @@ func handshake(source *workloadapi.X509Source, id spiffeid.ID) []byte {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
 	defer listener.Close()
+	config, clientConfig := mutualTLS(source, id)
 	accepted := make(chan error)
 	go func() {
 		connection, err := listener.Accept()
 		if err == nil {
-			config := tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeID(id))
 			server := tls.Server(connection, config)
 			err = server.Handshake()
 			_ = server.Close()
 		}
 		accepted <- err
 	}()
-	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(id))
-	client, err := tls.Dial("tcp", listener.Addr().String(), config)
+	client, err := tls.Dial("tcp", listener.Addr().String(), clientConfig)
 	check(err)
 	check(<-accepted)
 	serial := client.ConnectionState().PeerCertificates[0].SerialNumber.Bytes()
 	_ = client.Close()
 	return serial
+}
+
+// The example of docs/workload-api.md.
+func mutualTLS(source *workloadapi.X509Source, peer spiffeid.ID) (server, client *tls.Config) {
+	server = tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeID(peer))
+	client = tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(peer))
+	return server, client
 }
 
 func check(err error) {
