@@ -140,7 +140,8 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         | "control.socket"
         | "deliver.pid_file"
         | "deliver.cgroup"
-        | "deliver.socket" => ("/some/path", "\"/some/path\""),
+        | "deliver.socket"
+        | "workload_api.socket" => ("/some/path", "\"/some/path\""),
         "ca.follow_roots" | "ca.push" | "crl.enabled" => ("false", "false"),
         "crl.size_limit" => ("17MiB", "\"17MiB\""),
         "revocation.files" => ("withdraw", "\"withdraw\""),
@@ -152,6 +153,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "schedule.renew_fraction" => ("0.25,0.375", "[0.25, 0.375]"),
         "server.listen" => ("[::1]:1", "\"[::1]:1\""),
         "server.metrics_allow" => ("spiffe://a/b,prometheus", "[\"spiffe://a/b\", \"prometheus\"]"),
+        "workload_api.allow" => ("uid:1000,gid:2000", "[\"uid:1000\", \"gid:2000\"]"),
         "log.format" => ("json", "\"json\""),
         "log.filter" => ("debug", "\"debug\""),
         "deliver.name" => ("nginx", "\"nginx\""),
