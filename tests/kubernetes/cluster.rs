@@ -1,5 +1,5 @@
-//! Owns a control plane on loopback: etcd and kube-apiserver, with certificates of their own. There are no nodes, and
-//! no controllers: what is created stays as it was admitted.
+//! Owns a control plane: etcd and kube-apiserver, with certificates of their own. By itself it has no nodes and no
+//! controllers: what is created stays as it was admitted.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -30,6 +30,8 @@ pub(crate) struct Cluster {
     etcd: Child,
     directory: TempDir,
     network: Option<String>,
+    /// Where etcd listens, on loopback.
+    pub(crate) etcd_port: u16,
     /// Where the API server listens.
     pub(crate) address: SocketAddr,
 }
@@ -49,12 +51,17 @@ impl Cluster {
 
     /// One of its own.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// One whose API server has these flags too, of which the last of a name counts.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let [port] = free_ports();
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], port)), None)
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], port)), None, flags)
     }
 
     /// One that listens at `address`, in the network namespace of that name.
-    pub(crate) fn start_at(address: SocketAddr, network: Option<&str>) -> Self {
+    pub(crate) fn start_at(address: SocketAddr, network: Option<&str>, flags: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         write_certificates(directory.path(), address.ip());
         let [clients, peers] = free_ports();
@@ -67,6 +74,8 @@ impl Cluster {
             command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"))
         };
         let list = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        // Pods reach it by its Service, which loopback addresses cannot be behind.
+        let reconciler = if network.is_some() { "lease" } else { "none" };
         let etcd = start(
             "etcd",
             &list(format!(
@@ -86,18 +95,19 @@ impl Cluster {
                  --tls-cert-file server.crt --tls-private-key-file server.key --client-ca-file ca.crt --cert-dir run \
                  --service-account-issuer {ISSUER} --service-account-key-file tokens.key \
                  --service-account-signing-key-file tokens.key --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
-                 --service-cluster-ip-range 10.96.0.0/16 --endpoint-reconciler-type none \
+                 --service-cluster-ip-range 10.96.0.0/16 --endpoint-reconciler-type {reconciler} \
                  --feature-gates ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true \
                  --runtime-config certificates.k8s.io/v1beta1=true \
                  --kubelet-preferred-address-types InternalIP --kubelet-certificate-authority ca.crt \
-                 --kubelet-client-certificate admin.crt --kubelet-client-key admin.key",
+                 --kubelet-client-certificate admin.crt --kubelet-client-key admin.key {}",
                 address.port(),
                 address.ip(),
-                address.ip()
+                address.ip(),
+                flags.join(" ")
             )),
         );
         let network = network.map(str::to_owned);
-        let mut cluster = Self { api_server, etcd, directory, network, address };
+        let mut cluster = Self { api_server, etcd, directory, network, etcd_port: clients, address };
         cluster.write_kubeconfig("kubeconfig", "admin");
         cluster.write_kubeconfig("node.kubeconfig", "node");
         let deadline = Instant::now() + PATIENCE;

@@ -77,7 +77,8 @@ fn exec(cluster: &Cluster, pod: &str, container: &str, words: &[&str]) -> String
     cluster.must(&[&["exec", "--namespace", NAMESPACE, pod, "--container", container, "--"], words].concat())
 }
 
-const SERVER: [&str; 14] = [
+/// What openssl serves with: the certificate of its pod.
+pub(crate) const SERVER: [&str; 14] = [
     "s_server",
     "-accept",
     "8443",

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, succeeded};
+use crate::controllers::Controllers;
 use crate::node::until;
 
 /// The address of the API server and of the node.
@@ -21,10 +22,11 @@ pub(crate) const NAME: &str = "lab";
 
 pub(crate) struct Machine {
     // In this order: what runs goes before what it runs in.
+    controllers: Option<Controllers>,
     runtime: Child,
     pub(crate) cluster: Cluster,
     directory: TempDir,
-    _network: Network,
+    network: Network,
     /// There is one at a time: addresses and cgroups are the same for all.
     _turn: MutexGuard<'static, ()>,
 }
@@ -55,12 +57,13 @@ fn ip(arguments: &[&str]) {
 }
 
 impl Machine {
-    /// A node that is ready, with a control plane, and the images `crank-agent`, `crank-ca` and `worker` (openssl).
+    /// A node that is ready, with a control plane, and the images `crank-agent`, `crank-ca` and `worker` (openssl), also as
+    /// from the registry of the documentation.
     pub(crate) fn start() -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let network = Network::new();
-        let cluster = Cluster::start_at(SocketAddr::from((ADDRESS, 443)), Some(&network.0));
+        let cluster = Cluster::start_at(SocketAddr::from((ADDRESS, 443)), Some(&network.0), &[]);
         let directory = TempDir::new().unwrap();
         let here = directory.path();
         write_settings(here, &cluster);
@@ -76,7 +79,7 @@ impl Machine {
         command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", here);
         command.env("NODE_KUBECONFIG", cluster.path("node.kubeconfig")).current_dir(here).stdin(Stdio::null());
         let mut machine =
-            Self { runtime: command.spawn().unwrap(), cluster, directory, _network: network, _turn: turn };
+            Self { controllers: None, runtime: command.spawn().unwrap(), cluster, directory, network, _turn: turn };
         machine.import_images();
         until("the node is ready", || {
             let ended = machine.ended();
@@ -88,25 +91,56 @@ impl Machine {
         machine
     }
 
+    /// The same with all that makes a cluster of it: controllers, scheduler, Services and their names.
+    pub(crate) fn with_controllers() -> Self {
+        let mut machine = Self::start();
+        machine.controllers = Some(Controllers::start(&machine.cluster));
+        machine
+    }
+
+    /// The name of its network namespace.
+    pub(crate) fn network(&self) -> &str {
+        &self.network.0
+    }
+
+    /// A volume of this name on the node, for a claim of the class.
+    pub(crate) fn volume(&self, name: &str, class: &str) {
+        let path = self.directory.path().join("volumes").join(name);
+        fs::create_dir_all(&path).unwrap();
+        let here =
+            json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NAME]}]}]);
+        let spec = json!({
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
+            "persistentVolumeReclaimPolicy": "Retain", "local": {"path": path},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": here}},
+        });
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec});
+        self.cluster.create(&volume.to_string()).unwrap();
+    }
+
     fn ended(&mut self) -> Option<ExitStatus> {
         self.runtime.try_wait().unwrap()
     }
 
     fn import_images(&self) {
         let here = self.directory.path();
+        let version = env!("CARGO_PKG_VERSION");
+        let serve: Vec<&str> = ["openssl"].into_iter().chain(crate::live::SERVER).collect();
         let programs = [
-            ("pause", "sleep", vec!["/usr/local/bin/sleep", "infinity"]),
-            ("crank-agent", env!("CARGO_BIN_EXE_crank-agent"), vec!["crank-agent"]),
-            ("crank-ca", env!("CARGO_BIN_EXE_crank-ca"), vec!["crank-ca"]),
-            ("worker", "openssl", vec!["openssl"]),
+            ("pause", version, "sleep", vec!["/usr/local/bin/sleep", "infinity"]),
+            ("crank-agent", version, env!("CARGO_BIN_EXE_crank-agent"), vec!["crank-agent"]),
+            ("crank-ca", version, env!("CARGO_BIN_EXE_crank-ca"), vec!["crank-ca"]),
+            ("worker", version, "openssl", vec!["openssl"]),
+            ("streaming", "1", "openssl", serve.clone()),
+            ("worker", "1", "openssl", serve),
         ];
         let socket = here.join("containerd.sock").display().to_string();
         until("containerd answers", || {
             let output = Command::new("ctr").args(["--address", &socket, "version"]).output().unwrap();
             output.status.success()
         });
-        for (name, program, entry_point) in programs {
-            let archive = archive(here, name, program, &entry_point);
+        for (name, tag, program, entry_point) in programs {
+            let archive = archive(here, (name, tag), program, &entry_point);
             let mut command = Command::new("ctr");
             command.args(["--address", &socket, "--namespace", "k8s.io", "images", "import"]).arg(archive);
             succeeded(name, &command.output().unwrap());
@@ -201,14 +235,15 @@ BinaryName = "{runc}"
         "failCgroupV1": false, "cgroupDriver": "cgroupfs", "cgroupsPerQOS": false, "enforceNodeAllocatable": [],
         "failSwapOn": false, "oomScoreAdj": 0, "localStorageCapacityIsolation": false, "evictionHard": {"memory.available": "0%"},
         "makeIPTablesUtilChains": false, "resolvConf": "", "healthzPort": 0,
+        "clusterDNS": [format!("{}", std::net::Ipv4Addr::from(ADDRESS))], "clusterDomain": "cluster.local",
         "podLogsDir": at("pods"), "volumePluginDir": at("plugins"),
     });
     fs::write(here.join("kubelet.json"), kubelet.to_string()).unwrap();
 }
 
 /// An image of one program and the libraries it needs, as an archive that containerd imports.
-fn archive(here: &Path, name: &str, program: &str, entry_point: &[&str]) -> PathBuf {
-    let directory = here.join("images").join(name);
+fn archive(here: &Path, (name, tag): (&str, &str), program: &str, entry_point: &[&str]) -> PathBuf {
+    let directory = here.join("images").join(format!("{name}-{tag}"));
     let files = directory.join("files");
     let program = PathBuf::from(succeeded(program, &Command::new("which").arg(program).output().unwrap()).trim());
     let needed = Command::new("ldd").arg(&program).output().unwrap();
@@ -239,12 +274,12 @@ fn archive(here: &Path, name: &str, program: &str, entry_point: &[&str]) -> Path
         "rootfs": {"type": "layers", "diff_ids": [digest]}, "history": [{"created_by": "test"}],
     });
     write_json(&directory.join("config.json"), &config);
-    let tag = format!("docker.io/library/{name}:{}", env!("CARGO_PKG_VERSION"));
+    let tags = ["docker.io/library", "registry.example.org"].map(|registry| format!("{registry}/{name}:{tag}"));
     write_json(
         &directory.join("manifest.json"),
-        &json!([{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]),
+        &json!([{"Config": "config.json", "RepoTags": tags, "Layers": ["layer.tar"]}]),
     );
-    let archive = here.join("images").join(format!("{name}.tar"));
+    let archive = here.join("images").join(format!("{name}-{tag}.tar"));
     pack(&directory, &archive, &["config.json", "manifest.json", "layer.tar"]);
     archive
 }

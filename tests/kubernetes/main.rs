@@ -7,6 +7,7 @@
 mod admission;
 mod chart;
 mod cluster;
+mod controllers;
 mod enrolment;
 mod injection;
 mod live;
@@ -15,5 +16,9 @@ mod node;
 mod page;
 #[path = "../support/polling.rs"]
 mod polling;
+#[path = "../support/postgres.rs"]
+mod postgres;
+mod release;
+mod replicas;
 mod signer;
 mod yaml;

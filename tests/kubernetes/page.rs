@@ -1,8 +1,6 @@
-//! The page on Kubernetes, followed from top to bottom on a cluster of its own. What needs a node is done by stand-ins:
-//! `kubectl exec` runs the command here, and `kubectl rollout status` and `helm test` look whether there is such a thing.
+//! The page on Kubernetes, followed from top to bottom on a whole cluster, as somebody would who begins with nothing.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,34 +8,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::chart::CHART;
-use crate::cluster::{Cluster, succeeded};
+use crate::cluster::succeeded;
+use crate::machine::Machine;
 use crate::node::until;
+use crate::release::{pods, rolled_out};
 use crate::yaml;
 
 const PAGE: &str = "docs/kubernetes.md";
-
-const KUBECTL: &str = r#"#!/bin/sh
-case "$1" in
-exec)
-  while [ "$1" != -- ]; do shift; done
-  shift
-  exec "$@"
-  ;;
-rollout)
-  shift 2
-  exec "$REAL/kubectl" get "$@"
-  ;;
-esac
-exec "$REAL/kubectl" "$@"
-"#;
-
-const HELM: &str = r#"#!/bin/sh
-if [ "$1" = test ]; then
-  shift
-  exec "$REAL/helm" status "$@"
-fi
-exec "$REAL/helm" "$@"
-"#;
 
 /// The texts of the page's blocks in `language`.
 fn blocks(language: &str) -> Vec<String> {
@@ -47,25 +24,33 @@ fn blocks(language: &str) -> Vec<String> {
     texts.collect()
 }
 
+/// The commands among which there is one that holds `text`.
+pub(crate) fn block_with(text: &str) -> String {
+    let blocks = ["sh", "text"].into_iter().flat_map(blocks);
+    blocks.into_iter().find(|block| block.contains(text)).unwrap_or_else(|| panic!("no {text}"))
+}
+
 /// The block that begins with the name of the file it is.
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     let first = format!("# {name}\n");
     blocks("yaml").into_iter().find(|text| text.starts_with(&first)).unwrap_or_else(|| panic!("no {name}"))
 }
 
-fn copy(from: &str, to: &Path) {
+pub(crate) fn copy(from: &str, to: &Path) {
     assert!(Command::new("cp").arg("-r").arg(yaml::path(from)).arg(to).status().unwrap().success());
 }
 
-fn script(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 #[test]
-#[ignore = "needs kube-apiserver, etcd and helm"]
+#[ignore = "needs root, kube-apiserver, kubelet, containerd and helm"]
 fn whoever_follows_the_page_ends_with_workers_that_have_the_agent() {
-    let cluster = Cluster::start();
+    let machine = Machine::with_controllers();
+    let cluster = &machine.cluster;
+    // Where volumes come from is the cluster's.
+    let class = "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: standard, annotations: \
+                 {storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: kubernetes.io/no-provisioner, \
+                 volumeBindingMode: WaitForFirstConsumer}";
+    cluster.create(class).unwrap();
+    machine.volume("standard-0", "standard");
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     for part in ["helm", "deploy"] {
@@ -74,50 +59,68 @@ fn whoever_follows_the_page_ends_with_workers_that_have_the_agent() {
     for name in ["streaming.yaml", "kustomization.yaml", "worker.yaml"] {
         fs::write(here.join(name), file(name)).unwrap();
     }
-    let shims = here.join("shims");
-    fs::create_dir(&shims).unwrap();
-    script(&shims.join("kubectl"), KUBECTL);
-    script(&shims.join("helm"), HELM);
-    let data = here.join("ca").display().to_string();
-    let programs = Path::new(env!("CARGO_BIN_EXE_crank-ca")).parent().unwrap();
-    let made = Command::new(env!("CARGO_BIN_EXE_crank-ca")).args(["init", "--data-dir", &data]).output().unwrap();
-    succeeded("crank-ca init", &made);
-
-    let real = succeeded("which", &Command::new("which").arg("helm").output().unwrap());
-    let real = Path::new(real.trim()).parent().unwrap();
-    let path = format!("{}:{}:{}", shims.display(), programs.display(), std::env::var("PATH").unwrap());
-    let mut session = cluster.command("sh");
-    session.args(["-eux", "-c", &blocks("sh").concat()]).current_dir(here);
-    session.env("PATH", path).env("REAL", real).env("CRANK_CA_DATA_DIR", &data);
-    let output = session.output().unwrap();
-    let told = succeeded(PAGE, &output);
+    let session = |commands: &str| {
+        let mut session = cluster.command("sh");
+        let output = session.args(["-eux", "-c", commands]).current_dir(here).output().unwrap();
+        let logs = || format!("{}\n{}", crate::controllers::logs(cluster), machine.logs());
+        assert!(output.status.success(), "{commands}\n{}\n{}", String::from_utf8_lossy(&output.stderr), logs());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (mut told, mut waited) = (String::new(), false);
+    for commands in blocks("sh") {
+        if commands.contains("streaming.yaml") {
+            // The policy is in force a moment after it is stored; nobody writes the file faster.
+            let probe = "{apiVersion: v1, kind: Pod, metadata: {name: probe, annotations: {crank-agent/inject: init}}, \
+                         spec: {containers: [{name: a, image: a}]}}";
+            until("the policy is in force", || {
+                let output = cluster.kubectl_with(&["create", "--dry-run=server", "--output=json"], probe);
+                let pod: Value = serde_json::from_str(&succeeded("a pod", &output)).unwrap();
+                pod["spec"]["initContainers"].is_array()
+            });
+            waited = true;
+        }
+        told += &session(&commands);
+    }
+    assert!(waited);
     assert!(told.contains("\"issuer\":\"https://kubernetes.default.svc.cluster.local\""), "{told}");
+    assert!(told.contains("Phase:          Succeeded"), "{told}");
 
-    let root = fs::read_to_string(here.join("ca/authority/root.crt")).unwrap();
+    let root = fs::read_to_string(here.join("ca.crt")).unwrap();
     for namespace in ["crank", "default"] {
         let map = cluster.object(&["get", "configmap", "crank-ca-root", "--namespace", namespace]);
         assert_eq!(map["data"]["ca.crt"].as_str().unwrap(), root);
     }
-    // There is no controller to make the Deployments' pods.
-    let pod_of = |name: &str| {
-        let deployment = cluster.object(&["get", "deployment", name]);
-        let mut pod = deployment["spec"]["template"].clone();
-        pod["apiVersion"] = json!("v1");
-        pod["kind"] = json!("Pod");
-        pod["metadata"]["name"] = json!(name);
-        let output = cluster.kubectl_with(&["create", "--dry-run=server", "--output=json"], &pod.to_string());
-        serde_json::from_str::<Value>(&succeeded(name, &output)).unwrap()
-    };
     let image = concat!("registry.example.org/crank-agent:", env!("CARGO_PKG_VERSION"));
-    // The policy is in force a moment after it is stored.
-    until("the policy is in force", || pod_of("streaming")["spec"]["initContainers"].is_array());
     for worker in ["streaming", "worker"] {
-        let pod = pod_of(worker);
+        rolled_out(&machine, "default", &format!("deployment/{worker}"));
+        let pod = pods(cluster, "default", &format!("app={worker}")).remove(0);
         let agent = &pod["spec"]["initContainers"][0];
         assert_eq!((&agent["name"], &agent["image"]), (&json!("crank-agent"), &json!(image)), "{worker}");
         let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
         assert!(mounts.iter().any(|mount| mount["mountPath"] == "/etc/certs"), "{worker}");
     }
+    // Both have one account, and so one name.
+    let told = session(&block_with("-- crank-agent status"));
+    assert!(told.contains("default.streaming") && told.contains("renewed: "), "{told}");
+
+    // A job with the agent beside it ends, for the job's controller too.
+    let job = format!(
+        "{{apiVersion: batch/v1, kind: Job, metadata: {{name: report}}, spec: {{template: {{metadata: {{annotations: \
+         {{crank-agent/inject: sidecar}}}}, spec: {{serviceAccountName: streaming, restartPolicy: Never, containers: [{{name: report, \
+         image: 'worker:{}', args: [x509, -noout, -in, /etc/certs/client.crt]}}]}}}}}}}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    cluster.create(&job).unwrap();
+    cluster.must(&["wait", "--for=condition=Complete", "--timeout=180s", "job/report"]);
+
+    // Upgrades, as the page tells them.
+    cluster.must(&["rollout", "restart", "deployment/streaming"]);
+    rolled_out(&machine, "default", "deployment/streaming");
+    cluster.helm(&["rollback", "crank", "1", "--namespace", "crank"]);
+    rolled_out(&machine, "crank", "statefulset/cert-authority");
+    cluster.helm(&["rollback", "crank", "--namespace", "crank"]);
+    cluster.helm(&["test", "crank", "--namespace", "crank", "--timeout", "3m"]);
+
     // What the page tells of a pod that cannot be changed.
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: two, annotations: {crank-agent/inject: sidecar}}, spec: {serviceAccountName: streaming, \
                volumes: [{name: own, emptyDir: {}}], containers: [{name: a, image: a, volumeMounts: [{name: own, mountPath: /etc/certs}]}]}}";

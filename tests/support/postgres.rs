@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
 
 use std::fs;
+use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,25 +21,35 @@ pub(crate) struct Postgres {
     directory: TempDir,
     programs: PathBuf,
     port: u16,
+    /// The network namespace that it is in, if not in that of the tests.
+    namespace: Option<String>,
     child: Option<Child>,
 }
 
 impl Postgres {
     /// Makes a cluster and starts it. Its superuser is `crank`, with the password [`PASSWORD`] over the network.
     pub(crate) fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(None, None)
     }
 
     /// The same, with the certificate and key that it shows on the network.
     pub(crate) fn start_with_tls(certificate: &str, key: &str) -> Self {
-        Self::start_with(Some((certificate, key)))
+        Self::start_with(None, Some((certificate, key)))
     }
 
-    fn start_with(tls: Option<(&str, &str)>) -> Self {
+    /// The same at an address in a network namespace, for whoever reaches it.
+    pub(crate) fn start_in(network: (&str, Ipv4Addr), certificate: &str, key: &str) -> Self {
+        Self::start_with(Some(network), Some((certificate, key)))
+    }
+
+    fn start_with(network: Option<(&str, Ipv4Addr)>, tls: Option<(&str, &str)>) -> Self {
         let directory = TempDir::new().unwrap();
         give_away(directory.path());
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { directory, programs: programs(), port, child: None };
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = network.map_or_else(free, |_| 5432);
+        let mut server = Self { directory, programs: programs(), port, namespace: None, child: None };
+        server.namespace = network.map(|(namespace, _)| namespace.to_owned());
+        let address = network.map_or(Ipv4Addr::LOCALHOST, |(_, address)| address);
         let data = server.path("data");
         let password = server.path("password");
         fs::write(&password, PASSWORD).unwrap();
@@ -48,7 +60,7 @@ impl Postgres {
         initdb.args(["--encoding=UTF8", "--locale=C"]);
         succeed(&mut initdb);
         let mut settings = format!(
-            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\n",
+            "port = {port}\nlisten_addresses = '{address}'\nunix_socket_directories = '{}'\n",
             server.directory.path().display()
         );
         if let Some((certificate, key)) = tls {
@@ -59,6 +71,10 @@ impl Postgres {
                 give_away(&path);
             }
             settings.push_str("ssl = on\n");
+        }
+        if network.is_some() {
+            let mut access = fs::OpenOptions::new().append(true).open(data.join("pg_hba.conf")).unwrap();
+            writeln!(access, "hostssl all all all scram-sha-256").unwrap();
         }
         let path = data.join("postgresql.auto.conf");
         fs::write(&path, settings).unwrap();
@@ -123,15 +139,30 @@ impl Postgres {
         format!("postgres://crank@localhost:{}/{database}", self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// One of its programs, as another user where this one is root, whom `PostgreSQL` refuses.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
+        let program = self.programs.join(program);
+        let mut command = match &self.namespace {
+            None => Command::new(program),
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                let user = NOBODY.to_string();
+                command.arg(format!("--net=/run/netns/{namespace}")).args(["--setgid", &user, "--setuid", &user]);
+                command.arg(program);
+                command
+            }
+        };
         command.current_dir(self.directory.path()).env_clear().env("LC_ALL", "C");
-        if rustix::process::geteuid().is_root() {
+        if rustix::process::geteuid().is_root() && self.namespace.is_none() {
             command.uid(NOBODY).gid(NOBODY);
         }
         command
