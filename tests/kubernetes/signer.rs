@@ -1,6 +1,8 @@
 //! crank-ca as the signer of a cluster: requests as a kubelet and as accounts make them, answered by a CA that has no more
 //! rights than its page asks for.
 
+mod between;
+mod expired;
 mod kubelet;
 mod pods;
 mod restart;
@@ -50,6 +52,12 @@ struct Ca {
 
 impl Ca {
     fn start(cluster: &Cluster, signer: &str, token: &str) -> Self {
+        let server = cluster.must(&["config", "view", "--output", "jsonpath={.clusters[0].cluster.server}"]);
+        Self::start_at(cluster, &server, signer, token)
+    }
+
+    /// One that reaches the API server at `server`.
+    fn start_at(cluster: &Cluster, server: &str, signer: &str, token: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let path = |name: &str| directory.path().join(name);
         let data = path("ca");
@@ -64,8 +72,8 @@ impl Ca {
                       should_renew_certificate := {\"allow\": false} if true\n\n\
                       revoke_certificate := {\"allow\": true} if true\n";
         fs::write(path("policy/rules.rego"), policy).unwrap();
+        fs::copy(cluster.path("ca.crt"), path("roots.pem")).unwrap();
         let [port] = free_ports();
-        let server = cluster.must(&["config", "view", "--output", "jsonpath={.clusters[0].cluster.server}"]);
         let text = |path: PathBuf| path.display().to_string();
         let settings = format!(
             "data_dir = '{}'\nlisten = '127.0.0.1:{port}'\nnames = ['localhost']\nlifetime = '24h'\n\
@@ -74,7 +82,7 @@ impl Ca {
              names = ['{{serviceaccount}}.{{namespace}}.svc']\n",
             text(data),
             text(path("policy")),
-            text(cluster.path("ca.crt")),
+            text(path("roots.pem")),
             text(path("token")),
         );
         fs::write(path("crank-ca.toml"), settings).unwrap();
@@ -153,6 +161,11 @@ fn signing_request(name: &str, signer: &str, names: &str, usages: &[&str]) -> Va
 
 /// Creates `object` with a token instead of the administrator's certificate.
 fn create_as(cluster: &Cluster, token: &str, object: &Value) -> Output {
+    create_all_as(cluster, token, std::slice::from_ref(object))
+}
+
+/// The same for several.
+fn create_all_as(cluster: &Cluster, token: &str, objects: &[Value]) -> Output {
     let server = cluster.must(&["config", "view", "--output", "jsonpath={.clusters[0].cluster.server}"]);
     let mut command = cluster.command("kubectl");
     command.env("KUBECONFIG", "/nonexistent").args([
@@ -165,7 +178,7 @@ fn create_as(cluster: &Cluster, token: &str, object: &Value) -> Output {
         token,
     ]);
     command.arg("--certificate-authority").arg(cluster.path("ca.crt"));
-    with_input(command, &object.to_string())
+    with_input(command, &yaml::join(objects))
 }
 
 fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {

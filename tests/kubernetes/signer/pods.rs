@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::between::Between;
 use super::{Ca, P256, condition, csr, of_the_page, prepare, text};
 use crate::cluster::Cluster;
 use crate::node::until;
@@ -17,6 +18,8 @@ struct Kubelet<'a> {
     namespace: &'a str,
     signer: &'a str,
     node: Value,
+    /// The version of the API in which it asks.
+    version: &'a str,
 }
 
 impl<'a> Kubelet<'a> {
@@ -24,7 +27,7 @@ impl<'a> Kubelet<'a> {
         let name = format!("{namespace}-{node}");
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
         let node = cluster.create(&node.to_string()).unwrap();
-        Self { cluster, namespace, signer, node }
+        Self { cluster, namespace, signer, node, version: "v1" }
     }
 
     /// The page's pod on the node.
@@ -44,7 +47,7 @@ impl<'a> Kubelet<'a> {
         let metadata = |object: &Value, key: &str| object["metadata"][key].clone();
         let source = &pod["spec"]["volumes"][0]["projected"]["sources"][0]["podCertificate"];
         let request = json!({
-            "apiVersion": "certificates.k8s.io/v1", "kind": "PodCertificateRequest",
+            "apiVersion": format!("certificates.k8s.io/{}", self.version), "kind": "PodCertificateRequest",
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": {
                 "signerName": source["signerName"], "podName": metadata(pod, "name"), "podUID": metadata(pod, "uid"),
@@ -134,4 +137,34 @@ fn a_pod_gets_its_certificate_as_the_kubelet_asks_for_it() {
     let other = Kubelet::new(&cluster, namespace, signer, "other");
     let refused = other.ask(&web, "foreign", &csr(&P256, "", "DER"), &none).unwrap_err();
     assert!(refused.contains("is not running on node"), "{refused}");
+}
+
+#[test]
+#[ignore = "needs kube-apiserver and etcd"]
+fn a_cluster_that_has_the_requests_in_beta_only_gets_them_signed_too() {
+    // One without the newer version is an older one: this one shows less to the CA, and has both.
+    let cluster = Cluster::shared();
+    let (namespace, signer) = ("beta", "beta.example/worker");
+    prepare(&cluster, namespace, signer);
+    let between = Between::start(&cluster);
+    between.hide("/apis/certificates.k8s.io/v1", "podcertificaterequests");
+    let token = cluster.token(namespace, "cert-authority", None, None);
+    let ca = Ca::start_at(&cluster, &between.url(), signer, &token);
+    let mut kubelet = Kubelet::new(&cluster, namespace, signer, "node");
+    let (web, banned) = (kubelet.pod("web"), kubelet.pod("banned"));
+    let none = json!({});
+    kubelet.version = "v1beta1";
+    kubelet.ask(&web, "good", &csr(&P256, "", "DER"), &none).unwrap();
+    kubelet.ask(&banned, "banned", &csr(&P256, "", "DER"), &none).unwrap();
+    let good = kubelet.answer("good");
+    assert!(condition(&good, "Issued").is_some(), "{good:#}");
+    ca.verified(text(&good["status"]["certificateChain"]));
+    let answer = kubelet.answer("banned");
+    assert_eq!(condition(&answer, "Denied").unwrap_or_else(|| panic!("{answer:#}"))["reason"], "PolicyDenied");
+    // Each kind where it is.
+    for call in ["/v1beta1/podcertificaterequests?", "/v1/certificatesigningrequests?"] {
+        let calls = between.calls(&[call]);
+        assert!(!calls.is_empty() && calls.iter().all(|(_, code)| *code == 200), "{call}: {calls:?}");
+    }
+    assert_eq!(between.calls(&["/v1/", "podcertificaterequests"]), []);
 }
