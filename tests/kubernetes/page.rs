@@ -36,6 +36,15 @@ pub(crate) fn file(name: &str) -> String {
     blocks("yaml").into_iter().find(|text| text.starts_with(&first)).unwrap_or_else(|| panic!("no {name}"))
 }
 
+/// The words of the list in the text of the page that begins with `text`.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    let page = yaml::read(PAGE);
+    let (_, rest) = page.split_once(text).unwrap_or_else(|| panic!("no {text}"));
+    let (_, first) = text.split_once('[').unwrap();
+    let (list, _) = rest.split_once(']').unwrap();
+    format!("{first}{list}").split(',').map(|word| word.trim().to_owned()).collect()
+}
+
 pub(crate) fn copy(from: &str, to: &Path) {
     assert!(Command::new("cp").arg("-r").arg(yaml::path(from)).arg(to).status().unwrap().success());
 }
@@ -120,6 +129,11 @@ fn whoever_follows_the_page_ends_with_workers_that_have_the_agent() {
     rolled_out(&machine, "crank", "statefulset/cert-authority");
     cluster.helm(&["rollback", "crank", "--namespace", "crank"]);
     cluster.helm(&["test", "crank", "--namespace", "crank", "--timeout", "3m"]);
+
+    // The job of the page, into a claim of its own.
+    machine.volume("standard-1", "standard");
+    fs::write(here.join("backup.yaml"), file("backup.yaml")).unwrap();
+    session(&block_with("--filename backup.yaml"));
 
     // What the page tells of a pod that cannot be changed.
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: two, annotations: {crank-agent/inject: sidecar}}, spec: {serviceAccountName: streaming, \

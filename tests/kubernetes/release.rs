@@ -10,6 +10,7 @@ use crate::cluster::{Cluster, succeeded};
 use crate::controllers::logs;
 use crate::machine::{Machine, NAME};
 use crate::node::until;
+use crate::page;
 use crate::yaml;
 
 const NAMESPACE: &str = "crank";
@@ -140,15 +141,60 @@ fn a_ca_with_sqlite_is_the_same_wherever_its_pod_has_been() {
     let code = &failed["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"];
     assert_eq!(*code, 69, "{:#}", failed["status"]);
 
+    cluster.must(&["scale", "statefulset/cert-authority", "--replicas=1", "--namespace", NAMESPACE]);
+    rolled_out(&machine, NAMESPACE, "statefulset/cert-authority");
+
+    // Backed up as the page says, while it serves.
+    machine.volume("backup", "by-hand");
+    let mut backup = yaml::objects(&page::file("backup.yaml"));
+    backup[0]["spec"]["storageClassName"] = json!("by-hand");
+    let image = concat!("registry.example.org/crank-ca:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(backup[1]["spec"]["template"]["spec"]["containers"][0]["image"], image);
+    run_job(&machine, &backup);
+
     // Removed and installed again, it is the same still.
-    cluster.helm(&["uninstall", "crank", "--namespace", NAMESPACE, "--wait"]);
-    let claims = cluster.must(&["get", "persistentvolumeclaims", "--namespace", NAMESPACE, "--output", "name"]);
-    assert_eq!(claims.trim(), "persistentvolumeclaim/data-cert-authority-0");
+    let uninstall = || cluster.helm(&["uninstall", "crank", "--namespace", NAMESPACE, "--wait"]);
+    uninstall();
+    let claim = ["persistentvolumeclaim", "data-cert-authority-0", "--namespace", NAMESPACE];
+    let mut data = cluster.object(&[&["get"], &claim[..]].concat());
     cluster.helm(&[&install[..], &["--set-file", &from_file]].concat());
     rolled_out(&machine, NAMESPACE, "statefulset/cert-authority");
-    assert_eq!(root(cluster), own);
+    assert_eq!((root(cluster), issued()), (own.clone(), 1));
+
+    // Its volume lost, it comes back from the backup.
+    uninstall();
+    cluster.must(&[&["delete", "--timeout=60s"], &claim[..]].concat());
+    machine.volume("ca-data-again", "by-hand");
+    let (spec, metadata) = (data["spec"].take(), json!({"name": claim[1], "namespace": NAMESPACE}));
+    let mut data = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec});
+    data["spec"]["volumeName"] = json!("ca-data-again");
+    let mut restore = backup.remove(1);
+    restore["metadata"]["name"] = json!("crank-ca-restore");
+    restore["spec"]["template"]["spec"]["affinity"] = Value::Null;
+    let arguments = page::words("args: [restore,");
+    restore["spec"]["template"]["spec"]["containers"][0]["args"] = json!(arguments);
+    run_job(&machine, &[data, restore]);
+    cluster.helm(&[&install[..], &["--set-file", &from_file]].concat());
+    rolled_out(&machine, NAMESPACE, "statefulset/cert-authority");
+    assert_eq!((root(cluster), issued()), (own, 1));
     let (passed, told) = helm_test(cluster);
     assert!(passed, "{told}");
     assert_eq!(issued(), 2);
     succeeded("eviction", &evict(cluster, NAMESPACE, "cert-authority-0"));
+}
+
+/// Creates `objects`, the last of which is a job, waits for its success, and deletes it.
+fn run_job(machine: &Machine, objects: &[Value]) {
+    let cluster = &machine.cluster;
+    succeeded("a job", &cluster.kubectl_with(&["create"], &yaml::join(objects)));
+    let job = format!("job/{}", objects.last().unwrap()["metadata"]["name"].as_str().unwrap());
+    let output =
+        cluster.kubectl(&["wait", "--for=condition=Complete", &job, "--namespace", NAMESPACE, "--timeout=90s"]);
+    let told = || {
+        let logs = cluster.kubectl(&["logs", &job, "--namespace", NAMESPACE]);
+        let pods = cluster.must(&["describe", "pods", "--namespace", NAMESPACE]);
+        format!("{}\n{pods}", String::from_utf8_lossy(&logs.stdout))
+    };
+    assert!(output.status.success(), "{job}: {}", told());
+    cluster.must(&["delete", &job, "--namespace", NAMESPACE, "--timeout=60s"]);
 }
