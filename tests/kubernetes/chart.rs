@@ -274,5 +274,5 @@ fn the_alerts_are_rules_that_prometheus_takes() {
     fs::write(&file, rule["spec"].to_string()).unwrap();
     let output = Command::new("promtool").args(["check", "rules"]).arg(&file).output().unwrap();
     let told = succeeded("promtool", &output);
-    assert!(told.contains("9 rules found"), "{told}");
+    assert!(told.contains("11 rules found"), "{told}");
 }
