@@ -21,14 +21,15 @@ fn succeed(command: &mut Command) -> String {
     text(&output.stdout)
 }
 
-struct Packages {
-    directory: tempfile::TempDir,
+pub(crate) struct Packages {
+    pub(crate) directory: tempfile::TempDir,
     agent: PathBuf,
     ca: PathBuf,
 }
 
 impl Packages {
-    fn make(options: &[&str]) -> Self {
+    /// Of the programs of this build; `options` are those of cargo-deb.
+    pub(crate) fn make(options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (agent, ca) = (env!("CARGO_BIN_EXE_crank-agent"), env!("CARGO_BIN_EXE_crank-ca"));
         succeed(
@@ -138,6 +139,10 @@ fn the_packages_hold_what_belongs_into_them_and_install_upgrade_and_go() {
     assert!(users.contains("\ncrank-agent:") && users.contains("\ncrank-ca:"), "{users}");
     assert!(groups.contains("\ncrank-certs:"), "{groups}");
     succeed(Command::new(root.path("usr/bin/crank-agent")).arg("--version"));
+    let described = |package| succeed(Command::new("dpkg-deb").args(["--field"]).arg(package).arg("Description"));
+    let [agent, ca] = packages.both().map(described);
+    assert!(agent.starts_with(concat!(env!("CARGO_PKG_DESCRIPTION"), "\n ")), "{agent}");
+    assert!(ca.starts_with("Certificate authority of a Crank mesh\n "), "{ca}");
     let page = succeed(Command::new("gzip").arg("-dc").arg(root.path("usr/share/man/man1/crank-agent.1.gz")));
     assert!(page.contains("check\\-config") && !page.contains("man\\-pages"), "{page}");
 
