@@ -15,7 +15,7 @@ FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS toolchain
 ARG TARGETARCH
 WORKDIR /src
 COPY deploy/image/toolchain /usr/local/bin/toolchain
-RUN toolchain install
+RUN toolchain install && rm -rf /var/lib/apt/lists/*
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 # Sources of nothing: what is built of them are the dependencies, in a layer that stays while Cargo.lock does.
