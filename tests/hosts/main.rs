@@ -4,6 +4,7 @@
 #![cfg(feature = "ca")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail and speak as tests do")]
 
+mod booted;
 mod migration;
 mod notification;
 mod packages;
@@ -13,6 +14,7 @@ mod polling;
 #[path = "../agent/processes.rs"]
 #[allow(dead_code, reason = "shared with the tests of the agent")]
 mod processes;
+mod services;
 mod traced;
 mod units;
 mod upgrades;

@@ -8,7 +8,7 @@ use crate::polling::until_within;
 use crate::processes::{Ca, PATIENCE, Worker};
 
 /// The blocks of a page in one language: the path in the first line, and the text.
-fn blocks(page: &str, language: &str, comment: &str) -> Vec<(String, String)> {
+pub(crate) fn blocks(page: &str, language: &str, comment: &str) -> Vec<(String, String)> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let start = format!("\n```{language}\n");
     let blocks = text.split(&start).skip(1).map(|rest| rest.split("\n```").next().unwrap());
