@@ -80,7 +80,9 @@ async fn mutual_tls(
     roots: Vec<CertificateDer<'static>>,
 ) -> Vec<u8> {
     let mut store = RootCertStore::empty();
-    roots.into_iter().for_each(|root| store.add(root).unwrap());
+    for root in roots {
+        store.add(root).unwrap();
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store.clone()), Arc::clone(&provider));
     let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
