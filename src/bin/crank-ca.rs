@@ -4,6 +4,8 @@
 mod arguments;
 #[path = "crank-ca/authority.rs"]
 mod authority;
+#[path = "crank-ca/authority_arguments.rs"]
+mod authority_arguments;
 #[path = "crank-ca/backup.rs"]
 mod backup;
 #[path = "crank-ca/failure.rs"]
@@ -18,6 +20,8 @@ mod record_tables;
 mod records;
 #[path = "crank-ca/revocation.rs"]
 mod revocation;
+#[path = "crank-ca/revocation_arguments.rs"]
+mod revocation_arguments;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};

@@ -20,10 +20,9 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::crypto::sha256;
+use crate::crypto::{sha256, sha256_text};
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, SubjectAltName, TrustDomain};
-use crate::printable::hex;
 
 use content::{CROSS, Content, FORMER, ISSUER, ISSUER_KEY, IssuerFiles, NEXT, ROOT, ROOT_KEY};
 pub use error::AuthorityError;
@@ -403,7 +402,7 @@ fn awaits_import(data_dir: &Path) -> AuthorityError {
 
 /// SHA-256 of a certificate, as `sha256:` and 64 hexadecimal digits.
 pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    format!("sha256:{}", hex(&sha256(certificate)))
+    sha256_text(&sha256(certificate))
 }
 
 #[cfg(not(feature = "pkcs11"))]

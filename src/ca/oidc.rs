@@ -25,9 +25,9 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::crypto::sha256;
+use crate::crypto::{sha256, sha256_text};
 use crate::identity::{SubjectAltName, WorkerId};
-use crate::printable::{hex, printable};
+use crate::printable::printable;
 
 use claims::Claims;
 use keys::Keys;
@@ -120,7 +120,7 @@ impl Issuers {
         keys.find(&signed.header).await?.verify(&signed)?;
         claims.check(issuer, clock.now().wall)?;
         let digest = sha256(token.as_bytes());
-        let digest = format!("sha256:{}", hex(&digest[..8]));
+        let digest = sha256_text(&digest[..8]);
         let id = claims.text("jti").map_or(digest, str::to_owned);
         Ok(VerifiedToken { issuer, claims, id })
     }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::deliver::DeliveryDraft;
-use super::parse::fingerprint_text;
 use super::{
     CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles, ServerConfig,
     WorkloadApiConfig,
 };
+use crate::crypto::sha256_text;
 use crate::identity::{KeyType, RequestedIdentity, SubjectAltName, TrustDomain, WorkerId};
 use crate::schedule::{Fraction, Timing};
 use crate::serve::AllowedClient;
@@ -151,6 +151,6 @@ impl Draft {
 
     /// The fingerprint as it is written in settings.
     pub(super) fn root_fingerprint_text(&self) -> Option<String> {
-        self.root_fingerprint.as_ref().map(fingerprint_text)
+        self.root_fingerprint.as_ref().map(|digest| sha256_text(digest))
     }
 }

@@ -10,7 +10,6 @@ use tracing_subscriber::filter::EnvFilter;
 use super::{Environment, LogFormat, RevokedFiles};
 use crate::duration::{format_duration, parse_duration};
 use crate::identity::{DnsName, SpiffeId, SubjectAltName};
-use crate::printable::hex;
 use crate::schedule::Fraction;
 use crate::serve::AllowedClient;
 use crate::workload::AllowedCaller;
@@ -198,11 +197,6 @@ pub(super) fn fingerprint(text: &str) -> Result<[u8; 32], String> {
     Ok(bytes)
 }
 
-/// The form that [`fingerprint`] reads.
-pub(super) fn fingerprint_text(bytes: &[u8; 32]) -> String {
-    format!("sha256:{}", hex(bytes))
-}
-
 /// A file mode in octal, as `0600`. Only those in which no one but owner and group reads, and no one runs.
 pub(super) fn key_mode(text: &str) -> Result<u32, String> {
     match text {
@@ -281,7 +275,7 @@ mod tests {
         let colons = format!("sha256:{}", vec!["ab"; 32].join(":"));
         assert_eq!(fingerprint(&plain), Ok([0xab; 32]));
         assert_eq!(fingerprint(&colons), Ok([0xab; 32]));
-        assert_eq!(fingerprint_text(&[0xab; 32]), plain.to_lowercase());
+        assert_eq!(crate::crypto::sha256_text(&[0xab; 32]), plain.to_lowercase());
     }
 
     #[test]

@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crank_agent::ca::{CaConfig, CaFile, DEFAULT_TRUST_DOMAIN, Database, KeySettings, REVOCATION_REASONS, Text};
+use crank_agent::ca::{CaConfig, CaFile, Database, KeySettings, Text};
 use crank_agent::config::Environment;
 use crank_agent::duration::parse_duration;
-use crank_agent::identity::{KeyType, SubjectAltName, TrustDomain, WorkerId};
-use crank_agent::policy::RevocationReason;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use crank_agent::identity::{SubjectAltName, WorkerId};
 
+use super::authority_arguments::{Import, Init, Root};
 use super::backup::{Backup, Restore};
 use super::failure::{CONFIGURATION, Failure};
 use super::policy::Policy;
 use super::record_arguments::{Export, List, Show};
+use super::revocation_arguments::{Revoke, Rotate};
 
 #[derive(Debug, Parser)]
 #[command(name = "crank-ca", version, about = "The certificate authority of a Crank mesh", after_help = EXAMPLES)]
@@ -128,122 +127,6 @@ pub(crate) struct Keys {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Init {
-    #[command(flatten)]
-    pub(crate) place: Place,
-    #[command(flatten)]
-    pub(crate) keys: Keys,
-    /// Also write every root that is handed out to this file (mode 0644), for agents
-    #[arg(long, value_name = "FILE", conflicts_with = "csr_out")]
-    pub(crate) roots_out: Option<PathBuf>,
-    /// Make a key and a request for an intermediate only: write the request to this file, to be signed by another CA
-    #[arg(long, value_name = "FILE")]
-    pub(crate) csr_out: Option<PathBuf>,
-    /// Where there is a CA of the same trust domain already, succeed and change nothing
-    #[arg(long, conflicts_with = "csr_out")]
-    pub(crate) if_missing: bool,
-    /// Where to make or find the issuing key in a hardware security module, as `pkcs11:token=NAME;object=NAME?…`
-    #[arg(long = "key", value_name = "URI")]
-    pub(crate) key_uri: Option<String>,
-    /// The kind of the CA's keys: ecdsa-p256 or ecdsa-p384
-    #[arg(long, env = "CRANK_CA_KEY_TYPE", default_value = "ecdsa-p256")]
-    pub(crate) key_type: KeyType,
-    /// The trust domain of the SPIFFE ids the CA will issue
-    #[arg(long, env = "CRANK_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
-    pub(crate) trust_domain: TrustDomain,
-    /// Begins the names of root and intermediate
-    #[arg(long, env = "CRANK_CA_NAME", default_value = "Crank")]
-    pub(crate) name: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    #[command(flatten)]
-    pub(crate) place: Place,
-    #[command(flatten)]
-    pub(crate) keys: Keys,
-    /// The issuing certificate, or a root; those above it may follow in the same file (PEM)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) certificate: PathBuf,
-    /// Certificates between it and the root (PEM); may be repeated
-    #[arg(long, value_name = "FILE")]
-    pub(crate) chain: Vec<PathBuf>,
-    /// The root (PEM); not needed below a root of this CA
-    #[arg(long, value_name = "FILE")]
-    pub(crate) root: Option<PathBuf>,
-    /// The certificate's key: a PEM file or a `pkcs11:` URI; not needed after `init --csr-out`
-    #[arg(long, value_name = "FILE|URI")]
-    pub(crate) key: Option<String>,
-    /// Where this issuer is one of the CA's already, succeed and change nothing; not for a root with its key
-    #[arg(long)]
-    pub(crate) if_missing: bool,
-    /// The kind of the issuing key that is made below an imported root: ecdsa-p256 or ecdsa-p384
-    #[arg(long, default_value = "ecdsa-p256")]
-    pub(crate) key_type: KeyType,
-    /// The trust domain of the SPIFFE ids the CA will issue
-    #[arg(long, env = "CRANK_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
-    pub(crate) trust_domain: TrustDomain,
-    /// Begins the name of the intermediate that is made below an imported root
-    #[arg(long, env = "CRANK_CA_NAME", default_value = "Crank")]
-    pub(crate) name: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Root {
-    /// List the issuers with their roots, and how many certificates of each have not expired
-    List {
-        #[command(flatten)]
-        place: Place,
-    },
-    /// Print every root that is handed out, as PEM
-    Show {
-        #[command(flatten)]
-        place: Place,
-    },
-    /// Make a new root and an issuer below it; the root is handed out beside the old one, which signs until `activate`
-    Rotate {
-        #[command(flatten)]
-        place: Place,
-        #[command(flatten)]
-        keys: Keys,
-        /// Make a key and a request for another intermediate only, to be signed by another CA and imported
-        #[arg(long, value_name = "FILE")]
-        csr_out: Option<PathBuf>,
-        /// The key of the root in force, where it is kept elsewhere: certifies the new root
-        #[arg(long, value_name = "FILE", conflicts_with = "csr_out")]
-        root_key: Option<PathBuf>,
-        /// Where to make or find the issuing key in a hardware security module
-        #[arg(long = "key", value_name = "URI")]
-        key_uri: Option<String>,
-        /// The kind of the new keys: ecdsa-p256 or ecdsa-p384
-        #[arg(long, default_value = "ecdsa-p256")]
-        key_type: KeyType,
-        /// Begins the names of root and intermediate; by default as before
-        #[arg(long)]
-        name: Option<String>,
-    },
-    /// Let the next issuer sign; the one before becomes a former one, whose root is still handed out
-    Activate {
-        #[command(flatten)]
-        place: Place,
-        #[command(flatten)]
-        keys: Keys,
-        /// The issuer's id, as `list` shows it; by default the only one that is next
-        id: Option<String>,
-    },
-    /// Take a former issuer away with its key, and its root from those that are handed out
-    Retire {
-        #[command(flatten)]
-        place: Place,
-        /// Even when certificates of it have not expired: nobody will trust them any longer
-        #[arg(long)]
-        force: bool,
-        /// The issuer's id, as `list` shows it; by default the only former one
-        id: Option<String>,
-    },
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) settings: ServeSettings,
@@ -325,73 +208,6 @@ pub(crate) enum Token {
         /// The token's id, as `list` shows it
         id: String,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Revoke {
-    #[command(flatten)]
-    pub(crate) place: Place,
-    #[command(flatten)]
-    pub(crate) target: RevocationTarget,
-    /// Why: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn
-    #[arg(long, default_value = "unspecified", value_parser = parse_reason)]
-    pub(crate) reason: RevocationReason,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct RevocationTarget {
-    /// The certificate with this serial number, as `4a:3b:2c:1d` or without colons
-    #[arg(long)]
-    pub(crate) serial: Option<String>,
-    /// Every certificate of this worker that is in force
-    #[arg(long, value_name = "ID")]
-    pub(crate) worker: Option<WorkerId>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Rotate {
-    #[command(flatten)]
-    pub(crate) place: Place,
-    #[command(flatten)]
-    pub(crate) task: RotationTask,
-    /// The time over which renewals are spread: 1s to 90d
-    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
-    pub(crate) within: Option<Duration>,
-    /// When it begins, as 2026-08-20T12:00:00Z; now, where it is not given
-    #[arg(long, value_parser = parse_time, value_name = "TIME")]
-    pub(crate) start: Option<OffsetDateTime>,
-    /// Why; the agents tell it in their logs
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) explanation: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct RotationTask {
-    /// What the certificates have in common: worker=GLOB, issuer=SHA256 or issued-before=TIME; of several, all must hold
-    #[arg(long = "match", value_name = "CONDITION", requires = "within", requires = "explanation")]
-    pub(crate) conditions: Vec<String>,
-    /// Every certificate
-    #[arg(long, requires = "within", requires = "explanation")]
-    pub(crate) all: bool,
-    /// List the newest 1,000 orders
-    #[arg(long)]
-    pub(crate) list: bool,
-    /// Take an order back: whoever has not renewed yet goes on as before
-    #[arg(long, value_name = "ORDER")]
-    pub(crate) cancel: Option<String>,
-}
-
-fn parse_reason(text: &str) -> Result<RevocationReason, String> {
-    let known = REVOCATION_REASONS.into_iter().find(|(_, _, name)| *name == text);
-    known
-        .map(|(reason, ..)| reason)
-        .ok_or_else(|| format!("expected one of {}", REVOCATION_REASONS.map(|(_, _, name)| name).join(", ")))
-}
-
-fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expected a time as 2026-08-20T12:00:00Z".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

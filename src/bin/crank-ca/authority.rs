@@ -10,7 +10,7 @@ use crank_agent::ca::{
 use crank_agent::clock::SystemClock;
 use time::format_description::well_known::Rfc3339;
 
-use super::arguments::{Import, Init, Root};
+use super::authority_arguments::{Import, Init, Root};
 use super::failure::{CANNOT_WRITE, CONFIGURATION, Failure};
 use super::{PUBLIC, say, write_whole};
 

@@ -11,8 +11,8 @@ use crank_agent::policy::DefaultPolicy;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::arguments::{Revoke, Rotate, RotationTask};
 use crate::failure::{CONFIGURATION, Failure};
+use crate::revocation_arguments::{Revoke, Rotate, RotationTask};
 use crate::say;
 
 /// `crank-ca revoke`.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::RegoError;
 use crate::bounded::read_file;
-use crate::crypto::sha256;
-use crate::printable::{hex, printable};
+use crate::crypto::{sha256, sha256_text};
+use crate::printable::printable;
 
 /// The files of a set, as they were at one moment. A directory with `..data` in it, as the kubelet makes it, is read
 /// through that link once, so that a swap in between does not mix two sets.
@@ -75,7 +75,7 @@ impl PolicyFiles {
                 bytes.extend_from_slice(part.as_bytes());
             }
         }
-        format!("sha256:{}", hex(&sha256(&bytes)))
+        sha256_text(&sha256(&bytes))
     }
 }
 
