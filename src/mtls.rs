@@ -66,6 +66,7 @@
 //! ```
 
 mod client;
+mod connections;
 mod live;
 mod peer;
 mod url;
@@ -135,8 +136,8 @@ impl MtlsError {
 /// An HTTP client with the certificate, roots and CRLs of `directory`: HTTPS only by the type of its URLs, verified
 /// against these roots only, no redirects, no proxy, HTTP/1.1.
 ///
-/// A request has 30 s until the last byte of its answer. At most 20 are under way at a time, each on a connection of its
-/// own; one more waits for its turn, within its 30 s. At most 10 idle connections to a host are kept, for 30 s each.
+/// A request has 30 s until the last byte of its answer. At most 20 connections are open, to all hosts together, and at
+/// most 10 of them idle, for 30 s each. A request has one to itself; one more waits for its turn, within its 30 s.
 ///
 /// Each request goes out with what is published by then: after a renewal over connections made with the new certificate,
 /// after another CRL over connections made by it. Requests under way end as they began, so that 30 s after a renewal

@@ -2,19 +2,18 @@
 
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Client, Method, RequestBuilder, Response, ResponseBuilderExt, redirect};
-use rustls::ClientConfig;
+use reqwest::{Body, Client, Method, RequestBuilder, Response, ResponseBuilderExt};
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::connections::{Connections, InUse, MAX_CONNECTIONS, Route};
 use super::live::Live;
 use super::{MtlsError, PeerUrl, client_config, live_client};
 use crate::clock::{Clock, SystemClock};
@@ -39,17 +38,9 @@ pub struct MtlsClient {
 #[derive(Debug)]
 struct Shared {
     live: Arc<Live<PeerServers>>,
-    tls: ClientConfig,
-    /// One for each request that may be under way.
-    slots: Arc<Semaphore>,
-    pool: Mutex<Pool>,
-}
-
-/// The connections made since the state of the directory that `epoch` counts.
-#[derive(Debug)]
-struct Pool {
-    epoch: u64,
-    client: Client,
+    connections: Arc<Connections>,
+    /// Makes requests, and sends none.
+    maker: Client,
 }
 
 /// A request to a peer that is not sent yet.
@@ -76,7 +67,7 @@ pub enum MtlsRequestError {
         not_after: OffsetDateTime,
     },
     /// As many requests as may be were under way all the time.
-    #[error("nothing was sent: {MAX_REQUESTS} requests were under way for as long as this one could wait")]
+    #[error("nothing was sent: {MAX_CONNECTIONS} requests were under way for as long as this one could wait")]
     Busy,
     /// It could not be made or sent, or was not answered in time.
     #[error("the request failed")]
@@ -100,10 +91,9 @@ impl MtlsRequestError {
 impl MtlsClient {
     pub(super) fn open(directory: &Path) -> Result<Self, MtlsError> {
         let live = live_client(directory)?;
-        let tls = client_config(&live)?;
-        let pool = Mutex::new(Pool { epoch: live.in_force().epoch, client: build(&tls)? });
-        let slots = Arc::new(Semaphore::new(MAX_REQUESTS));
-        Ok(Self { shared: Arc::new(Shared { live, tls, slots, pool }) })
+        let connections = Connections::new(client_config(&live)?);
+        let maker = connections.build()?;
+        Ok(Self { shared: Arc::new(Shared { live, connections: Arc::new(connections), maker }) })
     }
 
     /// A `GET` request.
@@ -138,28 +128,18 @@ impl MtlsClient {
 
     /// A request by any method.
     pub fn request(&self, method: Method, url: PeerUrl) -> MtlsRequest {
-        let pool = self.shared.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        MtlsRequest {
-            client: self.clone(),
-            request: pool.client.request(method, reqwest::Url::from(url)),
-            timeout: REQUEST_TIMEOUT,
-        }
+        let request = self.shared.maker.request(method, reqwest::Url::from(url));
+        MtlsRequest { client: self.clone(), request, timeout: REQUEST_TIMEOUT }
     }
 
-    /// The connections to use now. Those made before the present state of the directory are left: idle ones close, and
-    /// the others do when their requests are done.
-    fn connections(&self) -> Result<Client, MtlsRequestError> {
-        let Shared { live, tls, pool, .. } = &*self.shared;
+    /// The state of the directory by which to connect now.
+    fn epoch(&self) -> Result<u64, MtlsRequestError> {
+        let live = &self.shared.live;
         let in_force = live.in_force();
-        if SystemClock.now().wall >= in_force.not_after {
-            let directory = live.directory();
-            return Err(MtlsRequestError::Expired { directory, not_after: in_force.not_after });
+        if SystemClock.now().wall < in_force.not_after {
+            return Ok(in_force.epoch);
         }
-        let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.epoch != in_force.epoch {
-            *pool = Pool { epoch: in_force.epoch, client: build(tls)? };
-        }
-        Ok(pool.client.clone())
+        Err(MtlsRequestError::Expired { directory: live.directory(), not_after: in_force.not_after })
     }
 }
 
@@ -203,43 +183,41 @@ impl MtlsRequest {
     pub async fn send(self) -> Result<Response, MtlsRequestError> {
         let mut request = self.request.build()?;
         let deadline = Instant::now() + self.timeout;
-        let waiting = Arc::clone(&self.client.shared.slots).acquire_owned();
-        let Ok(Ok(slot)) = timeout_at(deadline, waiting).await else { return Err(MtlsRequestError::Busy) };
-        *request.timeout_mut() = Some(deadline.saturating_duration_since(Instant::now()));
+        let connections = &self.client.shared.connections;
+        let Some(turn) = connections.turn(deadline).await else { return Err(MtlsRequestError::Busy) };
         // After the wait, so that it goes out with what is published by now.
-        let response = self.client.connections()?.execute(request).await?;
-        Ok(holding(slot, response))
+        let route = Route { origin: request.url().origin().ascii_serialization(), epoch: self.client.epoch()? };
+        let connection = connections.take(turn, route).await?;
+        *request.timeout_mut() = Some(deadline.saturating_duration_since(Instant::now()));
+        let response = connection.execute(request).await?;
+        Ok(holding(connection, response))
     }
 }
 
-/// Clients by which the connections of one state of the directory are made.
-fn build(tls: &ClientConfig) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .https_only(true)
-        .http1_only()
-        .no_proxy()
-        // To another host it would take along what was meant for this one.
-        .redirect(redirect::Policy::none())
-        .timeout(REQUEST_TIMEOUT)
-        .pool_max_idle_per_host(MAX_IDLE)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .build()
-}
-
-/// The same response; `slot` is free when its body is at its end.
-fn holding(slot: OwnedSemaphorePermit, response: Response) -> Response {
+/// The same response; `connection` is for others when its body is at its end.
+fn holding(connection: InUse, response: Response) -> Response {
     let url = response.url().clone();
     let (mut head, body) = hyper::Response::<Body>::from(response).into_parts();
     if let Ok(with_url) = hyper::Response::builder().url(url).body(()) {
         head.extensions.extend(with_url.into_parts().0.extensions);
     }
-    Response::from(hyper::Response::from_parts(head, Body::wrap(Held { body, slot: Some(slot) })))
+    Response::from(hyper::Response::from_parts(head, Body::wrap(Held { body, connection: Some(connection) })))
 }
 
 struct Held {
     body: Body,
-    slot: Option<OwnedSemaphorePermit>,
+    connection: Option<InUse>,
+}
+
+impl Drop for Held {
+    /// What was not read to its end leaves a connection that is of no use to others.
+    fn drop(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(connection) = self.connection.take()
+        {
+            connection.give_back();
+        }
+    }
 }
 
 impl hyper::body::Body for Held {
@@ -251,8 +229,10 @@ impl hyper::body::Body for Held {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, reqwest::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(None | Some(Err(_))) = polled {
-            self.slot = None;
+        if let Poll::Ready(None) = polled
+            && let Some(connection) = self.connection.take()
+        {
+            connection.give_back();
         }
         polled
     }
@@ -267,15 +247,6 @@ impl hyper::body::Body for Held {
 }
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A request has a connection to itself, so that no more connections are in use.
-const MAX_REQUESTS: usize = 20;
-
-/// To one host.
-const MAX_IDLE: usize = 10;
-
-/// As long as a request, so that none made with an earlier certificate is left after that.
-const IDLE_TIMEOUT: Duration = REQUEST_TIMEOUT;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -9,9 +10,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use super::super::connections::IDLE_TIMEOUT;
 use super::super::create_mtls_client;
 use super::super::tests::{Peer, crl};
 use super::*;
@@ -43,6 +46,8 @@ impl Default for Gate {
 struct Counts {
     /// Connections open now, and requests in service now.
     open: usize,
+    most_open: usize,
+    made: usize,
     serving: usize,
     most_serving: usize,
     requests: usize,
@@ -96,7 +101,12 @@ impl Drop for Server {
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, seen: Arc<Seen>) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let client = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
-    seen.counts.lock().unwrap().open += 1;
+    {
+        let mut counts = seen.counts.lock().unwrap();
+        counts.open += 1;
+        counts.made += 1;
+        counts.most_open = counts.most_open.max(counts.open);
+    }
     let service = service_fn(|request| answer(request, client.clone(), Arc::clone(&seen)));
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     seen.counts.lock().unwrap().open -= 1;
@@ -185,7 +195,7 @@ async fn a_request_that_does_not_get_its_turn_says_so() {
 async fn a_request_is_under_way_until_its_answer_is_read_or_dropped() {
     let (_ca, _peer, server, client) = both().await;
     let mut answers = Vec::new();
-    for _ in 0..MAX_REQUESTS {
+    for _ in 0..MAX_CONNECTIONS {
         let answer = client.get(server.url("/x")).send().await.unwrap();
         assert_eq!((answer.url().path(), answer.content_length()), ("/x", Some(8)));
         answers.push(answer);
@@ -265,9 +275,16 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 #[tokio::test]
 async fn nothing_is_sent_with_a_certificate_that_has_expired_meanwhile() {
     let ca = TestCa::new();
-    let peer = Peer::living(&ca, "client", Duration::from_secs(2));
     let server = Server::of(&Peer::new(&ca, "server", &[])).await;
-    let client = create_mtls_client(&peer.files()).unwrap();
+    // The longer ones for a machine on which it has expired already.
+    let (peer, client) = [2, 8, 32]
+        .into_iter()
+        .find_map(|seconds| {
+            let peer = Peer::living(&ca, "client", Duration::from_secs(seconds));
+            let client = create_mtls_client(&peer.files()).ok()?;
+            Some((peer, client))
+        })
+        .unwrap();
     let deadline = Instant::now() + Duration::from_mins(1);
     let error = loop {
         match ask(&client, server.url("/")).await {
@@ -280,4 +297,41 @@ async fn nothing_is_sent_with_a_certificate_that_has_expired_meanwhile() {
     let requests = server.counts().requests;
     ask(&client, server.url("/")).await.unwrap_err();
     assert_eq!(server.counts().requests, requests);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_requests_come_no_more_than_twenty_connections_are_open() {
+    let (_ca, _peer, server, client) = both().await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..100 {
+        let (client, url) = (client.clone(), server.url("/"));
+        tasks.spawn(async move {
+            for _ in 0..20 {
+                ask(&client, url.clone()).await.unwrap();
+            }
+        });
+    }
+    assert_eq!(tasks.join_all().await.len(), 100);
+    let counts = server.counts();
+    assert_eq!((counts.requests, counts.most_open), (2000, 20));
+    assert!(counts.made < 200, "{} connections for 2000 requests", counts.made);
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_others() {
+    let ca = TestCa::new();
+    let peer = Peer::new(&ca, "client", &[]);
+    let client = create_mtls_client(&peer.files()).unwrap();
+    let [one, other] = [Server::of(&Peer::new(&ca, "one", &[])).await, Server::of(&Peer::new(&ca, "other", &[])).await];
+    let requests = hold(&client, &one, 12);
+    one.until("they are in service", |counts| counts.serving == 12).await;
+    one.seen.gate.0.add_permits(12);
+    assert_eq!(requests.join_all().await.len(), 12);
+    one.until("ten are idle", |counts| counts.open == 10).await;
+    let requests = hold(&client, &other, 15);
+    other.until("they are in service", |counts| counts.serving == 15).await;
+    one.until("there are twenty", |counts| counts.open == 5).await;
+    other.seen.gate.0.add_permits(15);
+    assert_eq!(requests.join_all().await.len(), 15);
+    other.until("ten are idle, to all hosts", |counts| counts.open + one.counts().open == 10).await;
 }
