@@ -138,6 +138,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         | "ca.token_file"
         | "files.directory"
         | "control.socket"
+        | "workload_api.socket"
         | "deliver.pid_file"
         | "deliver.cgroup"
         | "deliver.socket"
@@ -313,6 +314,16 @@ fn all_problems_are_in_one_report_with_key_source_value_and_remedy() {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
     assert_eq!(report.to_json()["problems"].as_array().unwrap().len(), 9);
+}
+
+#[test]
+fn a_workload_api_on_the_control_socket_or_for_nobody_known_is_refused() {
+    let file = "worker_id = \"a\"\n[control]\nsocket = \"/s\"\n[workload_api]\nsocket = \"/s\"";
+    let problem = one_problem(load_file(file));
+    assert_eq!(problem.key.as_deref(), Some("workload_api.socket"), "{problem}");
+    assert!(problem.source.unwrap().to_string().ends_with("config.toml:5"));
+    let problem = one_problem(load_file("worker_id = \"a\"\n[workload_api]\nallow = [\"uid:1\", \"app\"]"));
+    assert!(problem.expected.starts_with("for element 2: `uid:` or `gid:`"), "{problem}");
 }
 
 #[test]
