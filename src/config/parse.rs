@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::{Environment, LogFormat, RevokedFiles};
 use crate::duration::{format_duration, parse_duration};
@@ -73,9 +73,9 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    // The parser of tracing-subscriber 0.3 panics on some text that is not ASCII.
+    // The parsers of tracing-subscriber 0.3 panic on some text that is not ASCII.
     let plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    if plain && EnvFilter::builder().with_regex(false).parse(text).is_ok() {
+    if plain && text.parse::<Targets>().is_ok() {
         return Ok(text.to_owned());
     }
     Err("a filter such as `info` or `info,crank_agent=debug`".to_owned())

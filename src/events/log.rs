@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tracing::Dispatch;
-use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{DefaultFields, JsonFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -38,7 +37,7 @@ pub struct LogGuard {
 #[derive(Debug, Clone)]
 pub struct LogControl {
     format: LogFormat,
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 impl LogGuard {
@@ -162,7 +161,7 @@ struct Leveled<'a> {
     record: &'a EventRecord,
 }
 
-fn dispatch<W>(style: Style, filter: reload::Layer<EnvFilter, Registry>, clock: Arc<dyn Clock>, writer: W) -> Dispatch
+fn dispatch<W>(style: Style, filter: reload::Layer<Targets, Registry>, clock: Arc<dyn Clock>, writer: W) -> Dispatch
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -181,11 +180,9 @@ where
     }
 }
 
-fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(filter)
-        .map_err(|source| LogError::Filter { filter: printable(filter, 200), source })
+/// By target and level. Filters by span and field would bring an engine for regular expressions.
+fn parse_filter(filter: &str) -> Result<Targets, LogError> {
+    filter.parse().map_err(|source| LogError::Filter { filter: printable(filter, 200), source })
 }
 
 /// Whether the user asks for no colour (<https://no-color.org>).
