@@ -138,7 +138,6 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         | "ca.token_file"
         | "files.directory"
         | "control.socket"
-        | "workload_api.socket"
         | "deliver.pid_file"
         | "deliver.cgroup"
         | "deliver.socket"

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tracing::Dispatch;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -180,9 +181,13 @@ where
     }
 }
 
-/// By target and level. Filters by span and field would bring an engine for regular expressions.
+/// By target and level; `info` of whatever is not named. Filters by span and field would bring an engine for regular
+/// expressions.
 fn parse_filter(filter: &str) -> Result<Targets, LogError> {
-    filter.parse().map_err(|source| LogError::Filter { filter: printable(filter, 200), source })
+    let parsed: Targets =
+        filter.parse().map_err(|source| LogError::Filter { filter: printable(filter, 200), source })?;
+    let default = parsed.default_level().unwrap_or(LevelFilter::INFO);
+    Ok(parsed.with_default(default))
 }
 
 /// Whether the user asks for no colour (<https://no-color.org>).

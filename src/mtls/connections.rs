@@ -45,7 +45,9 @@ pub(super) struct Route {
 
 /// Leave for one request to have a connection to itself.
 #[derive(Debug)]
-pub(super) struct Turn(OwnedSemaphorePermit);
+pub(super) struct Turn {
+    _permit: OwnedSemaphorePermit,
+}
 
 /// A connection that one request has to itself. Dropped, it closes.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl Connections {
     /// `None`: as many requests as may be were under way until `deadline`.
     pub(super) async fn turn(&self, deadline: Instant) -> Option<Turn> {
         match timeout_at(deadline, Arc::clone(&self.turns).acquire_owned()).await {
-            Ok(Ok(permit)) => Some(Turn(permit)),
+            Ok(Ok(permit)) => Some(Turn { _permit: permit }),
             _ => None,
         }
     }

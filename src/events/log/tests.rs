@@ -127,6 +127,19 @@ fn a_filter_for_the_crate_covers_its_events() {
 }
 
 #[test]
+fn what_a_filter_does_not_name_is_logged_from_info_on() {
+    let say = || {
+        tracing::info!(target: "elsewhere", "said");
+        tracing::debug!(target: "elsewhere", "whispered");
+    };
+    for filter in ["crank_agent=debug", "info"] {
+        let text = logged(Style::Json, filter, say);
+        assert!(text.contains("said") && !text.contains("whispered"), "{filter}: {text}");
+    }
+    assert_eq!(logged(Style::Json, "error,crank_agent=debug", say), "");
+}
+
+#[test]
 fn a_bad_filter_is_refused_printably() {
     let error = check_filter("crank_agent=lo\u{1b}ud").unwrap_err().to_string();
     assert_eq!(
