@@ -4,12 +4,15 @@ use std::path::Path;
 
 use crank_agent::identity::CertificateBundle;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::processes::PATIENCE;
 
 pub(crate) const SVID: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
 pub(crate) const BUNDLES: &str = "/SpiffeWorkloadAPI/FetchX509Bundles";
@@ -85,7 +88,7 @@ impl Answer {
                     return Some(std::mem::replace(&mut self.read, rest).split_off(5));
                 }
             }
-            let frame = self.response.body_mut().frame().await?.unwrap();
+            let frame = self.frame().await?;
             match frame.into_data() {
                 Ok(data) => self.read.extend_from_slice(&data),
                 Err(frame) => {
@@ -96,10 +99,14 @@ impl Answer {
         }
     }
 
+    async fn frame(&mut self) -> Option<Frame<Bytes>> {
+        let frame = timeout(PATIENCE, self.response.body_mut().frame()).await.expect("something comes in time");
+        frame.map(Result::unwrap)
+    }
+
     /// Waits for the beginning of a message, and tells whether there is one.
     pub(crate) async fn peek(&mut self) -> bool {
-        let frame = self.response.body_mut().frame().await;
-        let data = frame.and_then(|frame| frame.unwrap().into_data().ok());
+        let data = self.frame().await.and_then(|frame| frame.into_data().ok());
         self.read.extend(data.iter().flatten());
         data.is_some()
     }
