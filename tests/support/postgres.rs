@@ -178,7 +178,7 @@ impl Drop for Postgres {
 }
 
 /// Where `postgres` on the path really is, with the other programs beside it.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join("postgres")).find(|path| path.exists());
     let found = found.unwrap_or_else(|| panic!("needs postgres on the PATH; tests/lab/install puts it there"));
@@ -196,7 +196,7 @@ fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// The superuser's password over the network.
 pub(crate) const PASSWORD: &str = "swordfish";
