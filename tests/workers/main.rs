@@ -139,7 +139,7 @@ fn uvicorn_with_the_helper() {
     for workers in ["1", "2"] {
         let trial = Trial::new("api", "uvicorn/crank-agent.toml", |side| {
             let mut server = uvicorn_server(side);
-            server.command.arg("server.py").env("WORKERS", workers).env("CERT_DIR", side.files());
+            server.command.arg("main.py").env("WORKERS", workers).env("CERT_DIR", side.files());
             server
         });
         let result = trial.run(Protocol::Http);
@@ -155,7 +155,7 @@ fn uvicorn_with_its_processes_replaced() {
         let mut server = uvicorn_server(side);
         let files = side.files();
         let port = side.address.port().to_string();
-        server.command.args(["-m", "uvicorn", "server:app", "--workers", "2", "--port", &port]);
+        server.command.args(["-m", "uvicorn", "main:app", "--workers", "2", "--port", &port]);
         server.command.args(["--timeout-worker-healthcheck", "60"]);
         server.command.args(["--ssl-cert-reqs", "2", "--ssl-certfile", &format!("{files}/client.crt")]);
         server.command.args(["--ssl-keyfile", &format!("{files}/client.key")]);
@@ -187,7 +187,7 @@ fn uvicorn_server(side: &Side) -> Server {
     let python = on_the_path("uvicorn").canonicalize().unwrap().with_file_name("python");
     let mut server = Server::new(&python);
     let port = format!("port={}", side.address.port());
-    fs::write(server.file("server.py"), example("uvicorn/server.py").with("port=8443", port).text()).unwrap();
+    fs::write(server.file("main.py"), example("uvicorn/main.py").with("port=8443", port).text()).unwrap();
     fs::write(server.file("crank_tls.py"), example("uvicorn/crank_tls.py").text()).unwrap();
     server.command.env("HOST", "127.0.0.1");
     server

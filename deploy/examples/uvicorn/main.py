@@ -1,4 +1,4 @@
-"""A FastAPI application under uvicorn, whose TLS follows the agent: `python server.py`."""
+"""A FastAPI application under uvicorn, whose TLS follows the agent: `python main.py`."""
 
 import os
 
@@ -16,7 +16,7 @@ async def hello():
 
 if __name__ == "__main__":
     uvicorn.run(
-        "server:app",
+        "main:app",
         host=os.environ.get("HOST", "0.0.0.0"),
         port=8443,
         workers=int(os.environ.get("WORKERS", "1")),
