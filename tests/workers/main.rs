@@ -28,7 +28,7 @@ use trial::{Side, Trial};
 
 #[test]
 #[ignore = "needs nginx"]
-fn nginx() {
+fn nginx_reloads_without_a_failed_request() {
     let trial = Trial::new("gateway", "nginx/crank-agent.toml", |side| {
         let mut server = Server::new(&on_the_path("nginx"));
         let conf = example("nginx/nginx.conf")
@@ -51,7 +51,7 @@ fn nginx() {
 
 #[test]
 #[ignore = "needs haproxy"]
-fn haproxy() {
+fn haproxy_reloads_without_a_request_sent_twice() {
     let trial = Trial::new("gateway", "haproxy/crank-agent.toml", |side| {
         let mut server = Server::new(&on_the_path("haproxy"));
         let conf = example("haproxy/haproxy.cfg")
@@ -72,7 +72,7 @@ fn haproxy() {
 
 #[test]
 #[ignore = "needs postgres"]
-fn postgresql() {
+fn postgresql_reloads_unnoticed() {
     let trial = Trial::new("database", "postgresql/crank-agent.toml", |side| {
         let programs = postgres::programs();
         let mut server = Server::new(&programs.join("postgres"));
@@ -109,7 +109,7 @@ fn postgresql() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn redis() {
+fn redis_reloads_unnoticed() {
     let trial = Trial::new("cache", "redis/crank-agent.toml", |side| {
         let mut server = Server::new(&on_the_path("redis-server"));
         let port = side.address.port();
@@ -135,7 +135,7 @@ fn redis() {
 
 #[test]
 #[ignore = "needs uvicorn"]
-fn uvicorn_with_the_helper() {
+fn uvicorn_with_the_helper_follows_unnoticed() {
     for workers in ["1", "2"] {
         let trial = Trial::new("api", "uvicorn/crank-agent.toml", |side| {
             let mut server = uvicorn_server(side);
@@ -150,7 +150,7 @@ fn uvicorn_with_the_helper() {
 
 #[test]
 #[ignore = "needs uvicorn"]
-fn uvicorn_with_its_processes_replaced() {
+fn uvicorn_replaces_its_processes_at_little_loss() {
     let trial = Trial::new("api", "uvicorn/restart.toml", |side| {
         let mut server = uvicorn_server(side);
         let files = side.files();
@@ -171,7 +171,7 @@ fn uvicorn_with_its_processes_replaced() {
 }
 
 #[test]
-fn a_server_of_the_library() {
+fn a_server_of_the_library_follows_unnoticed() {
     let trial = Trial::new("greeter", "rust/crank-agent.toml", |side| {
         let mut server = Server::new(&built::example("mtls-server"));
         server.command.arg(side.files()).arg(side.address.to_string());
