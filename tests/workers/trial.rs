@@ -96,6 +96,7 @@ impl Trial {
         assert_eq!(self.agent.count("CERT_DELIVERED"), ROTATIONS + 1);
         let outcome = Outcome::new(&proofs, delays, tally);
         println!("{}: {}", self.name, outcome.summary);
+        outcome.tally.failures.iter().for_each(|failure| println!("  {failure}"));
         outcome
     }
 }
