@@ -165,7 +165,7 @@ fn uvicorn_replaces_its_processes_at_little_loss() {
         server
     });
     let result = trial.run(Protocol::Http);
-    // What a process has accepted and not answered when it ends is lost.
+    // uvicorn does not promise to answer everything that a process has accepted when it is told to end.
     result.assert_little_failed();
     result.assert_old_certificate_is_gone_within(Duration::from_mins(1));
 }
