@@ -7,7 +7,7 @@
 //! `CERT_NOT_SERVED` is told. Between publications the probe goes on, so that a worker that falls back to an old
 //! certificate is noticed.
 //!
-//! The decisions are those of [`course::Course`], which is pure; [`driver`] performs them.
+//! The decisions are those of a pure course of events (`deliver/course.rs`); `deliver/driver.rs` performs them.
 
 mod action;
 mod call;
