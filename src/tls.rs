@@ -97,6 +97,18 @@ pub fn client_config(
             Verifier::new(Arc::new(Authority { anchor }))
         }
     };
+    client_config_by(verifier, identity, clock)
+}
+
+/// The settings of a client that leaves the server to `verifier` and, with `identity`, presents its certificate.
+///
+/// # Errors
+/// When the client certificate is not usable.
+pub(crate) fn client_config_by(
+    verifier: Arc<dyn ServerCertVerifier>,
+    identity: Option<&CertificateBundle>,
+    clock: Arc<dyn Clock>,
+) -> Result<ClientConfig, TlsError> {
     let builder = client_builder(verifier, clock)?;
     let mut config = match identity {
         Some(bundle) => builder
@@ -104,22 +116,6 @@ pub fn client_config(
             .map_err(TlsError::Certificate)?,
         None => builder.with_no_client_auth(),
     };
-    config.resumption = Resumption::disabled();
-    Ok(config)
-}
-
-/// The settings of a client that leaves the server to `verifier`, and presents the certificate of `bundle` to whoever asks.
-///
-/// # Errors
-/// When the certificate is not usable.
-pub(crate) fn probe_config(
-    verifier: Arc<dyn ServerCertVerifier>,
-    bundle: &CertificateBundle,
-    clock: Arc<dyn Clock>,
-) -> Result<ClientConfig, TlsError> {
-    let mut config = client_builder(verifier, clock)?
-        .with_client_auth_cert(bundle.chain().to_vec(), bundle.key().to_rustls())
-        .map_err(TlsError::Certificate)?;
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -17,7 +17,7 @@ use crate::crypto::sha256;
 use crate::duration::format_duration;
 use crate::identity::{CertificateBundle, CertificateMetadata};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
-use crate::tls::{Presented, ServerJudge, Verifier, probe_config, rejected};
+use crate::tls::{Presented, ServerJudge, Verifier, client_config_by, rejected};
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(super) async fn look(
     deadline: Duration,
 ) -> Sight {
     let expected = Arc::new(Expected { digest: bundle.leaf_digest(), presented: Mutex::default() });
-    let config = match probe_config(Verifier::new(Arc::clone(&expected)), bundle, Arc::clone(clock)) {
+    let config = match client_config_by(Verifier::new(Arc::clone(&expected)), Some(bundle), Arc::clone(clock)) {
         Ok(config) => TlsConnector::from(Arc::new(config)),
         Err(error) => return Sight::Unreachable(error_chain(&error)),
     };
