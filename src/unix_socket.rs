@@ -196,6 +196,9 @@ fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
+/// The longest path of a Unix socket, in bytes: `sun_path` without its closing zero byte (unix(7)).
+pub(crate) const PATH_LIMIT: usize = 107;
+
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 32;
 

@@ -12,6 +12,7 @@ use crate::duration::{format_duration, parse_duration};
 use crate::identity::{DnsName, SpiffeId, SubjectAltName};
 use crate::schedule::Fraction;
 use crate::serve::AllowedClient;
+use crate::unix_socket::PATH_LIMIT;
 use crate::workload::AllowedCaller;
 
 /// Accepts `true` and nothing else: for the switches that exist only to say that they cannot be turned off.
@@ -159,16 +160,13 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
 /// The path of a Unix socket.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     let path = absolute_path(text)?;
-    if text.len() > SOCKET_PATH_LIMIT { Err(socket_path_too_long(text.len())) } else { Ok(path) }
+    if text.len() > PATH_LIMIT { Err(socket_path_too_long(text.len())) } else { Ok(path) }
 }
 
 /// What is expected of the path of a Unix socket that has `length` bytes.
 pub(super) fn socket_path_too_long(length: usize) -> String {
-    format!("at most {SOCKET_PATH_LIMIT} bytes, all that the system takes for a Unix socket (this one has {length})")
+    format!("at most {PATH_LIMIT} bytes, all that the system takes for a Unix socket (this one has {length})")
 }
-
-/// `sun_path` without its closing zero byte (unix(7)).
-pub(super) const SOCKET_PATH_LIMIT: usize = 107;
 
 /// `sha256:` and 64 hexadecimal digits, which colons may separate in pairs.
 pub(super) fn fingerprint(text: &str) -> Result<[u8; 32], String> {

@@ -13,6 +13,7 @@ use super::report::{ConfigReport, Origin, Problem};
 use super::setting::{Fallback, Read, Setting, find_numbered};
 use super::sources::{Arguments, Collected, Given, Input};
 use super::table::SETTINGS;
+use crate::unix_socket::PATH_LIMIT;
 
 /// A configuration, and where it comes from.
 #[derive(Debug, Clone)]
@@ -153,7 +154,7 @@ impl Reading {
         if let (false, Some(directory)) = (self.origins.contains_key("control.socket"), &draft.directory) {
             let socket = directory.join(SOCKET_NAME);
             let length = socket.as_os_str().len();
-            if length > parse::SOCKET_PATH_LIMIT {
+            if length > PATH_LIMIT {
                 self.problems.push(Problem {
                     key: Some("control.socket".to_owned()),
                     source: Some(Origin::Default),

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use rustls::pki_types::ServerName;
 
 use crate::config::HttpsUrl;
+use crate::unix_socket::PATH_LIMIT;
 
 /// What is done after each publication, and how it is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +125,7 @@ impl FromStr for ProofAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "`host:port`, such as `localhost:8443`, or the absolute path of a Unix socket";
         if text.starts_with('/') {
-            let good = text.len() <= 107 && !text.chars().any(char::is_control);
+            let good = text.len() <= PATH_LIMIT && !text.chars().any(char::is_control);
             return if good { Ok(Self::Unix(text.into())) } else { Err(EXPECTED) };
         }
         let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
