@@ -18,14 +18,15 @@ use crate::tls::{ServerTrust, client_config};
 pub(super) async fn call(call: &Call, occasion: &Occasion, deadline: Duration) -> Result<(), Failure> {
     let tls = tls(occasion)?;
     let (builder, url) = match &call.target {
-        HttpTarget::Https(url) => (https::client_builder(tls, deadline), url.join("")),
+        HttpTarget::Https(url) => (https::client_builder(tls, https::AGENT), url.join("")),
         HttpTarget::Unix { socket, path } => {
             // The host is of no meaning on a socket.
             let url = reqwest::Url::parse(&format!("http://localhost{path}"));
-            (https::socket_builder(tls, deadline, socket), url.map_err(|error| failed(&error))?)
+            (https::socket_builder(tls, https::AGENT, socket), url.map_err(|error| failed(&error))?)
         }
     };
-    let client = builder.pool_max_idle_per_host(0).build().map_err(|error| failed(&error))?;
+    let builder = builder.connect_timeout(deadline).timeout(deadline).pool_max_idle_per_host(0);
+    let client = builder.build().map_err(|error| failed(&error))?;
     let method = match call.method {
         Method::Post => reqwest::Method::POST,
         Method::Put => reqwest::Method::PUT,

@@ -168,7 +168,8 @@ impl CrankIssuer {
         let credential =
             |error: &dyn std::error::Error| IssueError::new(IssueErrorKind::Credential, error_chain(error));
         let tls = client_config(&trust, identity, Arc::clone(&self.clock)).map_err(|error| credential(&error))?;
-        Ok(https::client_builder(tls, self.config.timeout))
+        let timeout = self.config.timeout;
+        Ok(https::client_builder(tls, https::AGENT).connect_timeout(timeout).timeout(timeout))
     }
 
     /// Reads the body up to `limit` bytes, whatever the headers promise.

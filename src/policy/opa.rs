@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -16,6 +16,7 @@ use crate::bounded::{ReadError, read_file};
 use crate::clock::Clock;
 use crate::config::HttpsUrl;
 use crate::crypto::{crypto_provider, sha256};
+use crate::https;
 use crate::identity::CertificateBundle;
 use crate::identity::bundle::{BundleError, ROOTS_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
@@ -192,16 +193,8 @@ impl Material {
     }
 
     fn client(&self, address: &OpaAddress, timeout: Duration, clock: Arc<dyn Clock>) -> Result<Client, OpaError> {
-        let builder = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .user_agent(concat!("crank-ca/", env!("CARGO_PKG_VERSION")));
         let builder = match address {
-            OpaAddress::Socket(path) => builder.unix_socket(path.clone()).tls_backend_preconfigured(trusts_nobody()?),
+            OpaAddress::Socket(path) => https::socket_builder(trusts_nobody()?, https::CA, path),
             OpaAddress::Https { url, .. } => {
                 let roots = certificates_from_pem("roots for OPA", &self.roots, ROOTS_LIMIT)?;
                 let identity = match &self.identity {
@@ -209,9 +202,11 @@ impl Material {
                     None => None,
                 };
                 let tls = client_config(&trust(url, roots), identity.as_ref(), clock)?;
-                builder.tls_backend_preconfigured(tls).https_only(true)
+                https::client_builder(tls, https::CA)
             }
         };
+        let builder = builder.connect_timeout(timeout).timeout(timeout);
+        let builder = builder.pool_idle_timeout(IDLE).pool_max_idle_per_host(IDLE_CONNECTIONS);
         builder.build().map_err(OpaError::Client)
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -14,6 +14,7 @@ use super::settings::KubernetesSigner;
 use crate::bounded::read_file;
 use crate::clock::Clock;
 use crate::config::HttpsUrl;
+use crate::https;
 use crate::identity::bundle::{ROOTS_LIMIT, certificates_from_pem};
 use crate::printable::{FOREIGN_TEXT_LIMIT, error_chain, printable};
 use crate::tls::{ServerTrust, client_config};
@@ -108,17 +109,9 @@ impl Client {
         let roots = certificates_from_pem("roots", content, ROOTS_LIMIT).map_err(|error| fail(&error))?;
         let trust = ServerTrust::Peers { roots, crls: Vec::new() };
         let tls = client_config(&trust, None, Arc::clone(&self.clock)).map_err(|error| fail(&error))?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(DEADLINE)
-            // So that a server that is gone without a word is noticed.
-            .tcp_keepalive(KEEP_ALIVE)
-            .user_agent(concat!("crank-ca/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| fail(&error))?;
+        let builder = https::client_builder(tls, https::CA).connect_timeout(DEADLINE);
+        // So that a server that is gone without a word is noticed.
+        let client = builder.tcp_keepalive(KEEP_ALIVE).build().map_err(|error| fail(&error))?;
         *held = Some((content.to_vec(), client.clone()));
         Ok(client)
     }

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, redirect};
+use reqwest::StatusCode;
 use zeroize::Zeroizing;
 
 use super::jwk::KeySet;
 use super::settings::KeyUrl;
 use crate::bounded::{ReadError, read_file};
 use crate::clock::Clock;
+use crate::https;
 use crate::identity::bundle::{ROOTS_LIMIT, certificates_from_pem};
 use crate::printable::error_chain;
 use crate::tls::{ServerTrust, client_config};
@@ -40,16 +41,8 @@ async fn body(source: &KeyUrl, clock: Arc<dyn Clock>) -> Result<Vec<u8>, String>
     let roots = certificates_from_pem("roots", &roots, ROOTS_LIMIT).map_err(|error| error_chain(&error))?;
     let tls = client_config(&ServerTrust::Peers { roots, crls: Vec::new() }, None, clock)
         .map_err(|error| error_chain(&error))?;
-    let client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(true)
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .timeout(DEADLINE)
-        .pool_max_idle_per_host(0)
-        .user_agent(concat!("crank-ca/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| error_chain(&error))?;
+    let client = https::client_builder(tls, https::CA).timeout(DEADLINE).pool_max_idle_per_host(0).build();
+    let client = client.map_err(|error| error_chain(&error))?;
     let mut request = client.get(source.url.as_str());
     if let Some(path) = &source.token_file {
         let token = read(path, TOKEN_LIMIT).await.map_err(|error| error.to_string())?;
