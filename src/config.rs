@@ -6,6 +6,7 @@ mod deliver;
 mod draft;
 mod facts;
 mod file;
+mod further;
 mod parse;
 mod report;
 mod resolve;
@@ -13,15 +14,17 @@ mod setting;
 mod show;
 mod sources;
 mod table;
+mod together;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::deliver::DeliveryConfig;
-use crate::identity::{KeyType, RequestedIdentity};
+use crate::identity::{KeyType, RequestedIdentity, TrustDomain};
 use crate::schedule::Timing;
 use crate::serve::AllowedClient;
+use crate::store::FurtherFile;
 use crate::workload::AllowedCaller;
 
 pub use facts::Facts;
@@ -44,6 +47,8 @@ pub struct Config {
     pub ca: CaConfig,
     /// The files to write.
     pub files: FilesConfig,
+    /// Other trust domains whose workers are known here.
+    pub federation: Vec<FederatedDomain>,
     /// When to warn, renew and check.
     pub timing: Timing,
     /// What becomes of the files of a certificate that is revoked.
@@ -170,6 +175,17 @@ pub struct FilesConfig {
     pub key_mode: u32,
     /// How long earlier generations stay readable.
     pub keep_generations: Duration,
+    /// Further files of each generation, beside those that are always there.
+    pub further: Vec<FurtherFile>,
+}
+
+/// Another trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FederatedDomain {
+    /// Its name.
+    pub trust_domain: TrustDomain,
+    /// A PEM file of its roots, read anew at every check.
+    pub roots_file: PathBuf,
 }
 
 /// The TLS listener.
@@ -210,3 +226,6 @@ pub enum LogFormat {
     /// For people.
     Pretty,
 }
+
+/// A key of a repeated table, without table and number, and what is expected of it.
+type Fault = (&'static str, String);

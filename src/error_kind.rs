@@ -12,7 +12,7 @@ pub struct ErrorKind {
 }
 
 /// Every kind that an event can have, by whose side it is on: the CA's, the certificate's, the disk's, the worker's, ours.
-pub const ERROR_KINDS: [ErrorKind; 34] = [
+pub const ERROR_KINDS: [ErrorKind; 35] = [
     kind("ca_unavailable", Exit::Unavailable),
     kind("rate_limited", Exit::Unavailable),
     kind("broken_reply", Exit::Unavailable),
@@ -42,6 +42,7 @@ pub const ERROR_KINDS: [ErrorKind; 34] = [
     kind("read_only", Exit::CannotWrite),
     kind("permission", Exit::CannotWrite),
     kind("io", Exit::CannotWrite),
+    kind("password", Exit::CannotWrite),
     kind("delivery", Exit::Unavailable),
     kind("not_served", Exit::Unavailable),
     kind("configuration", Exit::Configuration),

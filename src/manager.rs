@@ -3,6 +3,7 @@
 mod adopt;
 mod attempt;
 mod crl;
+mod federation;
 mod files;
 mod handle;
 mod handover;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
-use crate::config::{Config, RevokedFiles};
+use crate::config::{Config, FederatedDomain, RevokedFiles};
 use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::identity::{CertificateBundle, Checks, KeyType, PrivateKey, RequestedIdentity};
 use crate::issuer::Issuer;
@@ -91,6 +92,7 @@ struct Settings {
     push: bool,
     crls: bool,
     revoked_files: RevokedFiles,
+    federation: Vec<FederatedDomain>,
 }
 
 #[derive(Debug, Clone)]
@@ -173,6 +175,7 @@ impl<I: Issuer> CertificateManager<I> {
                 push: config.ca.push,
                 crls: config.ca.crl_limit.is_some(),
                 revoked_files: config.revoked_files,
+                federation: config.federation.clone(),
             },
             issuer: Arc::new(issuer),
             store,
@@ -332,7 +335,7 @@ impl<I: Issuer> CertificateManager<I> {
             Command::FilesChanged => self.schedule.request_check(self.clock.now()),
             Command::CredentialsChanged => {
                 self.schedule.credential_changed(self.clock.now());
-                self.refresh_roots().await;
+                self.refresh_trust().await;
             }
         }
     }

@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! /etc/certs/
-//!   ..2026_08_20_12_34_56.9f3c2a1b00d4e5f6/    a generation: client.crt client.key ca.crt ca.crl credential-bundle.pem
+//!   ..2026_08_20_12_34_56.9f3c2a1b00d4e5f6/    a generation: client.crt client.key ca.crt ca.crl credential-bundle.pem …
 //!   ..data -> ..2026_08_20_12_34_56.9f3c…      the generation in force; swapped by one rename
 //!   client.crt -> ..data/client.crt            stable links, made once; the same for the other files
 //! ```
 //!
 //! `ca.crl` is there where the CA publishes CRLs. Another CRL makes another generation, with the same key and certificate.
+//! So does another set of further files, another password of a keystore, other roots of another trust domain: all that is
+//! in the directory is of one generation.
 //!
 //! A crash at any instruction leaves the generation before or the one after in force, whole, because the swap is one
 //! rename and everything below it is on disk by then.
@@ -22,9 +24,13 @@
 //! files relative to it (`openat`). An earlier generation stays for [`FilesConfig::keep_generations`], so that a reader
 //! that opened it finds all of its files. [`read_bundle`] does this.
 
+mod content;
 mod directory;
 mod error;
+mod further;
 mod generation;
+mod jks;
+mod keystore;
 mod layout;
 mod links;
 mod lock;
@@ -51,7 +57,7 @@ use crate::printable::error_chain;
 
 use directory::Directory;
 use generation::{Staging, new_name, remove_generation};
-use layout::{CrlFile, PublishedFile};
+use layout::PublishedFile;
 use links::{DataLink, data_link};
 use lock::Lock;
 use place::open_or_make;
@@ -59,7 +65,11 @@ use sweep::Superseded;
 use verify::Baseline;
 
 pub use error::StoreError;
-pub use layout::{CERTIFICATE_FILE, CREDENTIAL_BUNDLE_FILE, CRL_FILE, DATA_LINK, KEY_FILE, ROOTS_FILE};
+pub use further::{Content, ContentKind, FileName, FurtherFile, Keystore};
+pub use layout::{
+    CERTIFICATE_FILE, CREDENTIAL_BUNDLE_FILE, CRL_FILE, DATA_LINK, FEDERATED_DOMAIN_LIMIT, FEDERATED_PREFIX, KEY_FILE,
+    ROOTS_FILE, federated_name,
+};
 pub use read::{Origin, Published, read_bundle};
 pub use record::GenerationRecord;
 pub use uvicorn::UvicornConfig;
@@ -122,26 +132,29 @@ impl Store {
     /// When there is one that cannot be read (`kind` as of the cause) or is of no use (`corrupt`, `missing`,
     /// `obstructed`). A new one may be published in all these cases.
     pub fn load(&self) -> Result<Option<Published>, StoreError> {
-        let current = read::read_current(&Directory::open(&self.config.directory)?)?;
+        let current = read::read_current(&Directory::open(&self.config.directory)?, Some(&self.config))?;
         Ok(current.map(|current| {
             *self.expected() = Expected { current: current.baseline, next: None };
-            let Published { bundle, record, origin } = current.published;
+            let published = current.published;
             let crls = current.crls.unwrap_or_else(|error| {
                 tracing::warn!(error = %error_chain(&error), "the CRL on disk is of no use; the CA is asked for another");
                 Vec::new()
             });
-            Published { bundle: bundle.with_crls(crls), record, origin }
+            Published { bundle: published.bundle.with_crls(crls), ..published }
         }))
     }
 
     /// Whether a certificate could be published now: the lock is ours, and a file of a key's protection and size can be
-    /// written. To be asked before a CA is, whose certificate would be lost.
+    /// written, and passwords of keystores read. To be asked before a CA is, whose certificate would be lost.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn check_writable(&self, now: Now) -> Result<(), StoreError> {
         let (_writer, directory) = self.begin()?;
-        links::check_obstructions(&directory, CrlFile::Absent)?;
+        links::check_obstructions(&directory, &PublishedFile::ALWAYS.map(|file| file.name().into_owned()))?;
+        for keystore in self.config.further.iter().filter_map(|file| file.content.keystore()) {
+            content::password_digest(&keystore.password_file)?;
+        }
         let staging = Staging::begin(&directory, new_name(now.wall))?;
         let file = PublishedFile::CredentialBundle;
         staging.write(file, &vec![0; PROBE_SIZE], file.protection(&self.config)).map(drop)
@@ -163,7 +176,7 @@ impl Store {
         let name = new_name(now.wall);
         let generation = name.to_string();
         let result = self.begin().and_then(|(mut writer, directory)| {
-            links::check_obstructions(&directory, CrlFile::of(bundle))?;
+            links::check_obstructions(&directory, &publish::names(&self.config, bundle))?;
             self.adopt_plain_files(&mut writer, &directory, bundle, now)?;
             self.write_generation(&mut writer, &directory, name, bundle, Some(record), now)
         });
@@ -206,8 +219,11 @@ impl Store {
             return Ok(vec![Change { path: ".".to_owned(), kind: ChangeKind::Missing }]);
         };
         let (data, Some(baseline)) = self.baseline(&directory)? else { return Ok(Vec::new()) };
-        let mut changes = verify::changed_generation(&directory, &data, &baseline, &self.config)?;
-        changes.extend(verify::changed_links(&directory, baseline.crl())?);
+        let mut changes = verify::changed_generation(&directory, &data, &baseline)?;
+        let linked = baseline.linked();
+        changes.extend(verify::changed_links(&directory, &linked)?);
+        let stray = links::stray_links(&directory, &linked)?;
+        changes.extend(stray.into_iter().map(|path| Change { path, kind: ChangeKind::Redirected }));
         Ok(changes)
     }
 
@@ -221,11 +237,11 @@ impl Store {
         if changes.is_empty() {
             return Ok(Healed::Nothing);
         }
-        let stable: BTreeSet<&str> = PublishedFile::LINKED.map(PublishedFile::name).into();
-        if changes.iter().all(|change| stable.contains(change.path.as_str())) {
+        // What is in a generation, and the link to it, have names that begin so.
+        if !changes.iter().any(|change| change.path.starts_with('.')) {
             let (_writer, directory) = self.begin()?;
-            links::check_obstructions(&directory, CrlFile::of(bundle))?;
-            links::ensure_stable_links(&directory, CrlFile::of(bundle))?;
+            links::check_obstructions(&directory, &publish::names(&self.config, bundle))?;
+            links::ensure_stable_links(&directory, &publish::names(&self.config, bundle))?;
             return Ok(Healed::Links);
         }
         self.publish(bundle, record, now).map(Healed::Published)
@@ -239,12 +255,12 @@ impl Store {
         let Ok((data, Some(baseline))) = self.baseline(&directory) else { return false };
         let in_dates = baseline.not_before <= now && now < baseline.not_after;
         let unchanged = |changes: Result<Vec<Change>, StoreError>| {
-            let hidden = |change: &Change| change.hides_certificate() && change.path != CRL_FILE;
-            changes.is_ok_and(|changes| !changes.iter().any(hidden))
+            changes.is_ok_and(|changes| !changes.iter().any(Change::hides_certificate))
         };
+        let needed = baseline.of_certificate();
         in_dates
-            && unchanged(verify::changed_links(&directory, baseline.crl()))
-            && unchanged(verify::changed_generation(&directory, &data, &baseline.of_certificate(), &self.config))
+            && unchanged(verify::changed_links(&directory, &needed.linked()))
+            && unchanged(verify::changed_generation(&directory, &data, &needed))
     }
 
     /// Removes the generations that were superseded longer ago than they are kept, and remains of failed writes. Returns
@@ -294,7 +310,11 @@ impl Store {
     /// The paths that readers use, for a watcher.
     #[must_use]
     pub fn watched_paths(&self) -> BTreeSet<PathBuf> {
-        PublishedFile::LINKED.iter().map(|file| self.config.directory.join(file.name())).collect()
+        let always = PublishedFile::ALWAYS.iter().chain([&PublishedFile::Crl]);
+        let further = self.config.further.iter().map(|file| self.config.directory.join(file.name.as_str()));
+        let passwords = self.config.further.iter().filter_map(|file| file.content.keystore());
+        let passwords = passwords.map(|keystore| keystore.password_file.clone());
+        always.map(|file| self.config.directory.join(&*file.name())).chain(further).chain(passwords).collect()
     }
 
     /// The right to write: the mutex, the lock on the directory that is there now, and recovery when it was just taken.
@@ -308,7 +328,7 @@ impl Store {
         if !held {
             writer.lock = None;
             let lock = Lock::acquire(&directory)?;
-            recovery::recover(&directory)?;
+            recovery::recover(&directory, &self.config)?;
             writer.lock = Some(lock);
         }
         Ok((writer, directory))

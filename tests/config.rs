@@ -4,6 +4,8 @@
 
 #[path = "config/deliveries.rs"]
 mod deliveries;
+#[path = "config/files.rs"]
+mod files;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -141,12 +143,18 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         | "deliver.pid_file"
         | "deliver.cgroup"
         | "deliver.socket"
+        | "federate.roots_file"
+        | "file.password_file"
         | "workload_api.socket" => ("/some/path", "\"/some/path\""),
         "ca.follow_roots" | "ca.push" | "crl.enabled" => ("false", "false"),
         "crl.size_limit" => ("17MiB", "\"17MiB\""),
         "revocation.files" => ("withdraw", "\"withdraw\""),
-        "files.owner" | "files.group" => ("4242", "4242"),
-        "files.key_mode" => ("0440", "\"0440\""),
+        "files.owner" | "files.group" | "file.owner" | "file.group" => ("4242", "4242"),
+        "files.key_mode" | "file.mode" => ("0440", "\"0440\""),
+        "file.name" => ("svid.pem", "\"svid.pem\""),
+        "file.content" => ("leaf", "\"leaf\""),
+        "file.alias" => ("web", "\"web\""),
+        "file.trust_domain" | "federate.trust_domain" => ("partner.example", "\"partner.example\""),
         "schedule.warn_before" => ("40d", "\"40d\""),
         "schedule.min_interval" => ("17s", "\"17s\""),
         "schedule.max_back_off" => ("70s", "\"1m10s\""),
@@ -173,10 +181,23 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
     }
 }
 
-/// What a delivery has to have beside the setting, to be one.
+/// What a table that may come several times has to have beside the setting.
 fn companions(setting: &Setting) -> &'static [(&'static str, &'static str)] {
     match setting.key {
-        key if !key.starts_with("deliver.") => &[],
+        _ if !setting.is_repeated() => &[],
+        "federate.trust_domain" => &[("federate.1.roots_file", "/x")],
+        "federate.roots_file" => &[("federate.1.trust_domain", "b.example")],
+        "file.name" => &[("file.1.content", "key")],
+        "file.content" => &[("file.1.name", "x.pem")],
+        "file.password_file" => &[("file.1.name", "x.p12"), ("file.1.content", "pkcs12")],
+        "file.alias" => &[("file.1.name", "x"), ("file.1.content", "jks"), ("file.1.password_file", "/p")],
+        "file.trust_domain" => &[
+            ("file.1.name", "x"),
+            ("file.1.content", "federated-roots"),
+            ("federate.1.trust_domain", "partner.example"),
+            ("federate.1.roots_file", "/r"),
+        ],
+        key if key.starts_with("file.") => &[("file.1.name", "x.pem"), ("file.1.content", "key")],
         "deliver.name" => &[("deliver.1.probe", "localhost:1")],
         "deliver.signal" => &[("deliver.1.name", "x"), ("deliver.1.process", "x")],
         "deliver.pid_file" | "deliver.process" | "deliver.cgroup" => {
@@ -532,7 +553,7 @@ fn a_default_of_the_program_is_below_every_source() {
 fn only_a_worker_id_is_required() {
     let required: Vec<&str> =
         SETTINGS.iter().filter(|setting| setting.default == Fallback::Required).map(|setting| setting.key).collect();
-    assert_eq!(required, ["worker_id", "deliver.name"], "the name only of a delivery that there is");
+    assert_eq!(required.into_iter().filter(|key| find(key).is_some_and(|setting| !setting.is_repeated())).count(), 1);
 }
 
 proptest! {

@@ -316,7 +316,8 @@ fn credential_files(config: &Config) -> BTreeSet<PathBuf> {
         CaTrust::RootFile(path) => Some(path.clone()),
         CaTrust::Fingerprint(_) => None,
     };
-    [root, config.ca.issued_roots_file.clone(), config.ca.token_file.clone()].into_iter().flatten().collect()
+    let files = [root, config.ca.issued_roots_file.clone(), config.ca.token_file.clone()].into_iter().flatten();
+    files.chain(config.federation.iter().map(|domain| domain.roots_file.clone())).collect()
 }
 
 pub(super) fn note(told: bool) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::HttpsUrl;
+use super::{Fault, HttpsUrl};
 use crate::deliver::{
     Action, Call, DeliveryConfig, HttpTarget, Method, ProofAddress, ProofConfig, ReloadSignal, StartTls, Target,
 };
@@ -34,9 +34,6 @@ pub(super) struct DeliveryDraft {
     pub(super) probe_interval: Option<Duration>,
     pub(super) not_ready: Option<bool>,
 }
-
-/// A key of the table and what is expected of it.
-type Fault = (&'static str, String);
 
 impl DeliveryDraft {
     /// What is wrong between values that are good one by one.

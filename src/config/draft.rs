@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::deliver::DeliveryDraft;
+use super::further::{FederationDraft, FileDraft, Readers};
 use super::{
     CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles, ServerConfig,
     WorkloadApiConfig,
@@ -58,6 +59,10 @@ pub(super) struct Draft {
     pub(super) log_filter: Option<String>,
     /// By their numbers.
     pub(super) deliver: BTreeMap<usize, DeliveryDraft>,
+    /// By their numbers.
+    pub(super) files: BTreeMap<usize, FileDraft>,
+    /// By their numbers.
+    pub(super) federations: BTreeMap<usize, FederationDraft>,
     /// Of the repeated table that is being read or shown.
     pub(super) number: usize,
 }
@@ -82,17 +87,47 @@ impl Draft {
         self.deliver.get(&self.number)
     }
 
+    /// The further file that is being read.
+    pub(super) fn file(&mut self) -> &mut FileDraft {
+        self.files.entry(self.number).or_default()
+    }
+
+    /// The further file that is being shown.
+    pub(super) fn shown_file(&self) -> Option<&FileDraft> {
+        self.files.get(&self.number)
+    }
+
+    /// The other trust domain that is being read.
+    pub(super) fn federation(&mut self) -> &mut FederationDraft {
+        self.federations.entry(self.number).or_default()
+    }
+
+    /// The other trust domain that is being shown.
+    pub(super) fn shown_federation(&self) -> Option<&FederationDraft> {
+        self.federations.get(&self.number)
+    }
+
+    /// The numbers of the tables of this name; 0 for one that comes once.
+    pub(super) fn numbers(&self, table: &str) -> Vec<usize> {
+        match table {
+            "deliver" => self.deliver.keys().copied().collect(),
+            "federate" => self.federations.keys().copied().collect(),
+            "file" => self.files.keys().copied().collect(),
+            _ => vec![0],
+        }
+    }
+
     /// The configuration, or the key of the first value that is missing.
     pub(super) fn assemble(self) -> Result<Config, String> {
         fn need<T>(value: Option<T>, key: &str) -> Result<T, String> {
             value.ok_or_else(|| key.to_owned())
         }
         let worker_id = need(self.worker_id, "worker_id")?;
-        let deliveries = self.deliver.into_iter().map(|(number, delivery)| {
-            let assembled = delivery.assemble(&worker_id);
-            assembled.map_err(|name| format!("deliver.{number}.{name}"))
-        });
-        let deliveries = deliveries.collect::<Result<_, _>>()?;
+        let deliveries = assemble_all("deliver", self.deliver, |delivery| delivery.assemble(&worker_id))?;
+        let key_mode = need(self.key_mode, "files.key_mode")?;
+        let readers = Readers { key_mode, owner: self.owner, group: self.group };
+        let further = assemble_all("file", self.files, |file| file.assemble(&worker_id, readers))?;
+        let federation = assemble_all("federate", self.federations, FederationDraft::assemble)?;
         let trust_domain = need(self.trust_domain, "identity.trust_domain")?;
         let trust = match self.root_fingerprint {
             Some(digest) => CaTrust::Fingerprint(digest),
@@ -121,9 +156,11 @@ impl Draft {
                 directory: need(self.directory, "files.directory")?,
                 owner: self.owner,
                 group: self.group,
-                key_mode: need(self.key_mode, "files.key_mode")?,
+                key_mode,
                 keep_generations: need(self.keep_generations, "files.keep_generations")?,
+                further,
             },
+            federation,
             timing: Timing {
                 check_interval: need(self.check_interval, "schedule.check_interval")?,
                 warn_before: need(self.warn_before, "schedule.warn_before")?,
@@ -153,4 +190,14 @@ impl Draft {
     pub(super) fn root_fingerprint_text(&self) -> Option<String> {
         self.root_fingerprint.as_ref().map(|digest| sha256_text(digest))
     }
+}
+
+/// Each table of this name, or the key of the first value that is missing.
+fn assemble_all<D, T>(
+    table: &str,
+    drafts: BTreeMap<usize, D>,
+    assemble: impl Fn(D) -> Result<T, &'static str>,
+) -> Result<Vec<T>, String> {
+    let one = |(number, draft)| assemble(draft).map_err(|name| format!("{table}.{number}.{name}"));
+    drafts.into_iter().map(one).collect()
 }

@@ -206,6 +206,15 @@ pub(super) fn key_mode(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A file mode in octal, as `0644`, in which no one but the owner writes, and no one runs.
+pub(super) fn file_mode(text: &str) -> Result<u32, String> {
+    match text {
+        "0644" => Ok(0o644),
+        "0444" => Ok(0o444),
+        text => key_mode(text).map_err(|modes| format!("\"0644\", \"0444\", {modes}")),
+    }
+}
+
 /// An address to listen on; `None` is `off`.
 pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" {

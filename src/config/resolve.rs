@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::Config;
 use super::draft::Draft;
@@ -13,6 +12,7 @@ use super::report::{ConfigReport, Origin, Problem};
 use super::setting::{Fallback, Read, Setting, find_numbered};
 use super::sources::{Arguments, Collected, Given, Input};
 use super::table::SETTINGS;
+use super::together::problems_together;
 use crate::unix_socket::PATH_LIMIT;
 
 /// A configuration, and where it comes from.
@@ -194,72 +194,6 @@ fn apply(setting: &Setting, draft: &mut Draft, input: &Input, facts: &Facts) -> 
         (_, Input::List(_)) => Err("one value".to_owned()),
         (_, Input::Text(_)) => Err("a list".to_owned()),
     }
-}
-
-/// What is wrong between values that are good one by one.
-fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let set_by = |key| origins.get(key).filter(|origin| **origin != Origin::Default);
-    if let (Some(fingerprint), Some(file)) = (set_by("ca.root_fingerprint"), set_by("ca.root_file")) {
-        problems.push(Problem {
-            key: Some("ca.root_fingerprint".to_owned()),
-            source: Some(fingerprint.clone()),
-            value: draft.root_fingerprint_text(),
-            expected: format!("one of `ca.root_fingerprint` and `ca.root_file`, which {file} sets"),
-            advice: "remove one of them".to_owned(),
-        });
-    }
-    if let (Some(socket), Some(origin)) = (&draft.workload_socket, set_by("workload_api.socket"))
-        && draft.control_socket.as_ref() == Some(socket)
-    {
-        problems.push(Problem {
-            key: Some("workload_api.socket".to_owned()),
-            source: Some(origin.clone()),
-            value: None,
-            expected: "another path than that of `control.socket`".to_owned(),
-            advice: "change either".to_owned(),
-        });
-    }
-    let mut ordered = |key: &'static str, smaller: Option<Duration>, larger: Option<Duration>, expected: &str| {
-        if let (Some(smaller), Some(larger)) = (smaller, larger)
-            && smaller >= larger
-        {
-            let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
-            let shown = crate::duration::format_duration;
-            let expected = format!("{expected} ({} is not less than {})", shown(smaller), shown(larger));
-            let advice = "change either".to_owned();
-            problems.push(Problem { key: Some(key.to_owned()), source: Some(origin), value: None, expected, advice });
-        }
-    };
-    ordered(
-        "schedule.renew_before",
-        draft.renew_before,
-        draft.warn_before,
-        "less than `schedule.warn_before`, so that a warning comes before it matters",
-    );
-    // Equal is good here.
-    let largest_interval = draft.max_back_off.map(|longest| longest + Duration::from_millis(1));
-    ordered("schedule.min_interval", draft.min_interval, largest_interval, "at most `schedule.max_back_off`");
-    for (number, delivery) in &draft.deliver {
-        let fault = |(name, expected): (&str, String)| {
-            let key = format!("deliver.{number}.{name}");
-            let source = origins.get(&key).cloned();
-            let advice = source.as_ref().map_or_else(|| format!("set `{key}`"), |source| source.advice(&key));
-            Problem { key: Some(key), source, value: None, expected, advice }
-        };
-        problems.extend(delivery.faults().into_iter().map(fault));
-    }
-    let names: Vec<_> =
-        draft.deliver.iter().filter_map(|(number, delivery)| Some((number, delivery.name.as_ref()?))).collect();
-    for (position, (number, name)) in names.iter().enumerate() {
-        if names.iter().take(position).any(|(_, earlier)| earlier == name) {
-            let key = format!("deliver.{number}.name");
-            let source = origins.get(&key).cloned();
-            let expected = format!("a name of its own; another delivery is called `{name}`");
-            problems.push(Problem { key: Some(key), source, value: None, expected, advice: "change it".to_owned() });
-        }
-    }
-    problems
 }
 
 fn problem(key: &str, origin: &Origin, value: Option<String>, expected: String) -> Problem {

@@ -107,8 +107,8 @@ impl Setting {
 /// What the name of every setting begins with in the environment.
 pub const ENVIRONMENT_PREFIX: &str = "CRANK_";
 
-/// The tables that may come several times, as `[[deliver]]`.
-pub const REPEATED: [&str; 1] = ["deliver"];
+/// The tables that may come several times, as `[[deliver]]`, in the order of the documentation.
+pub const REPEATED: [&str; 3] = ["file", "federate", "deliver"];
 
 /// The most tables of one name.
 pub(super) const REPEATED_LIMIT: usize = 20;

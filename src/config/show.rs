@@ -7,7 +7,7 @@ use toml::Value;
 use super::draft::Draft;
 use super::report::{ConfigReport, Origin};
 use super::resolve::Resolution;
-use super::setting::Setting;
+use super::setting::{REPEATED, Setting};
 use super::table::SETTINGS;
 use crate::printable::printable;
 
@@ -25,11 +25,13 @@ impl Resolution {
             }
             text.push_str(&self.line(setting, &self.draft, 0));
         }
-        for number in self.draft.deliver.keys() {
-            text.push_str("\n[[deliver]]\n");
-            let draft = Draft { number: *number, ..self.draft.clone() };
-            for setting in SETTINGS.iter().filter(|setting| setting.is_repeated()) {
-                text.push_str(&self.line(setting, &draft, *number));
+        for (table, number) in
+            REPEATED.iter().flat_map(|table| self.draft.numbers(table).into_iter().map(move |n| (*table, n)))
+        {
+            text.extend(["\n[[", table, "]]\n"]);
+            let draft = Draft { number, ..self.draft.clone() };
+            for setting in SETTINGS.iter().filter(|setting| setting.table_and_name().0 == table) {
+                text.push_str(&self.line(setting, &draft, number));
             }
         }
         text
@@ -46,9 +48,7 @@ impl Resolution {
     /// The configuration as a JSON object: `valid`, `file`, `settings` with `value` and `source` by key, `warnings`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let numbers = |setting: &Setting| -> Vec<usize> {
-            if setting.is_repeated() { self.draft.deliver.keys().copied().collect() } else { vec![0] }
-        };
+        let numbers = |setting: &Setting| self.draft.numbers(setting.table_and_name().0);
         let settings: Map<_, _> = SETTINGS
             .iter()
             .flat_map(|setting| numbers(setting).into_iter().map(move |number| (setting, number)))

@@ -1,5 +1,7 @@
 //! Owns [`CertificateBundle`]: key, chain, roots and CRLs of one certificate, which travel and are installed together.
 
+use std::collections::BTreeMap;
+
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
@@ -9,6 +11,7 @@ use zeroize::Zeroizing;
 use super::crl::{Crl, CrlError, crls_to_pem};
 use super::key::{KeyError, PrivateKey};
 use super::metadata::CertificateMetadata;
+use super::names::TrustDomain;
 use crate::crypto::sha256;
 
 /// Key, chain and roots of one certificate, and the CRLs by which its peers are judged. A value of this type is consistent: the leaf parses and its public key is
@@ -19,6 +22,7 @@ pub struct CertificateBundle {
     roots: Vec<CertificateDer<'static>>,
     key: PrivateKey,
     crls: Vec<Crl>,
+    federated: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
     metadata: CertificateMetadata,
 }
 
@@ -71,7 +75,7 @@ impl CertificateBundle {
             }
             CertificateMetadata::of(&leaf, OffsetDateTime::UNIX_EPOCH)
         };
-        Ok(Self { chain, roots, key, crls: Vec::new(), metadata })
+        Ok(Self { chain, roots, key, crls: Vec::new(), federated: BTreeMap::new(), metadata })
     }
 
     /// Puts a bundle together from the PEM of `client.crt`, `client.key` and `ca.crt`.
@@ -89,13 +93,20 @@ impl CertificateBundle {
     /// # Errors
     /// When `roots` is empty or too long, or a root does not parse.
     pub fn with_roots(&self, roots: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
-        Ok(Self::new(self.chain.clone(), self.key.try_clone()?, roots)?.with_crls(self.crls.clone()))
+        let bundle = Self::new(self.chain.clone(), self.key.try_clone()?, roots)?;
+        Ok(bundle.with_crls(self.crls.clone()).with_federated(self.federated.clone()))
     }
 
     /// The same with these CRLs; none: peers are not checked for revocation.
     #[must_use]
     pub fn with_crls(self, crls: Vec<Crl>) -> Self {
         Self { crls, ..self }
+    }
+
+    /// The same with these roots of other trust domains, of which there may be none.
+    #[must_use]
+    pub fn with_federated(self, federated: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>) -> Self {
+        Self { federated, ..self }
     }
 
     /// A copy, key included, to change.
@@ -108,6 +119,7 @@ impl CertificateBundle {
             roots: self.roots.clone(),
             key: self.key.try_clone()?,
             crls: self.crls.clone(),
+            federated: self.federated.clone(),
             metadata: self.metadata.clone(),
         })
     }
@@ -128,6 +140,12 @@ impl CertificateBundle {
     #[must_use]
     pub fn crls(&self) -> &[Crl] {
         &self.crls
+    }
+
+    /// The roots of other trust domains, each for itself: a domain's certificates are judged by its own roots alone.
+    #[must_use]
+    pub fn federated(&self) -> &BTreeMap<TrustDomain, Vec<CertificateDer<'static>>> {
+        &self.federated
     }
 
     /// The private key.

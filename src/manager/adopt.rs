@@ -9,7 +9,7 @@ use crate::identity::CheckError;
 use crate::issuer::Issuer;
 use crate::issuer::roots::KnownRoots;
 use crate::printable::error_chain;
-use crate::schedule::{Jitter, RenewReason, RenewalRecord, Validity};
+use crate::schedule::{Jitter, RenewReason, RenewalRecord, SLICE, Validity};
 use crate::store::{Origin, Published};
 
 impl<I: Issuer> CertificateManager<I> {
@@ -32,7 +32,7 @@ impl<I: Issuer> CertificateManager<I> {
                 before = std::mem::replace(&mut self.known, known);
                 match &inherited {
                     Some(current) if current.bundle.leaf_digest() == published.bundle.leaf_digest() => {
-                        return self.go_on_with(current.clone()).await;
+                        return self.go_on_with(current.clone(), published.complete).await;
                     }
                     _ => self.examine(published, &correlation_id).await,
                 }
@@ -50,13 +50,20 @@ impl<I: Issuer> CertificateManager<I> {
     }
 
     /// The certificate on disk is the one that this agent had before its configuration changed: no news.
-    async fn go_on_with(&mut self, current: Current) {
+    async fn go_on_with(&mut self, current: Current, complete: bool) {
         let fits = self.checks().check(&current.bundle);
+        if !complete && !current.withdrawn {
+            let written = self.write(Arc::clone(&current.bundle), current.record, self.known.followed.clone()).await;
+            if let Err(error) = written {
+                self.emit_publish_failed(&error);
+                self.schedule.request_check_within(self.clock.now(), SLICE);
+            }
+        }
         self.install(current);
         if fits.is_err_and(|error| error.still_usable()) {
             self.schedule.request(RenewReason::Changed);
         }
-        self.refresh_roots().await;
+        self.refresh_trust().await;
     }
 
     /// The configuration names another directory: the certificate in force goes there.
@@ -78,7 +85,7 @@ impl<I: Issuer> CertificateManager<I> {
         match written {
             Ok(()) => {
                 self.emit(CertificateEvent::CertAdopted, correlation_id, certificate, None);
-                self.refresh_roots().await;
+                self.refresh_trust().await;
             }
             Err(error) => {
                 let error = EventError::new(error.kind(), &error_chain(&error));
@@ -116,7 +123,7 @@ impl<I: Issuer> CertificateManager<I> {
     }
 
     async fn take_over(&mut self, published: Published, correlation_id: &str) {
-        let whole = published.record.is_some() && is_ours(&published);
+        let whole = published.record.is_some() && published.complete && is_ours(&published);
         let bundle = Arc::new(published.bundle);
         let record = published.record.map(|record| record.renewal);
         let record = record.unwrap_or_else(|| RenewalRecord::new(Jitter::draw(), bundle.not_before()));
@@ -138,7 +145,7 @@ impl<I: Issuer> CertificateManager<I> {
         self.install(Current { bundle, record, withdrawn: false });
         let certificate = self.metadata();
         self.emit(CertificateEvent::CertAdopted, correlation_id, certificate, None);
-        self.refresh_roots().await;
+        self.refresh_trust().await;
     }
 }
 

@@ -113,6 +113,9 @@ impl AttemptError {
             },
             Self::Check(_) => "nothing was installed; check the CA, its clock and this machine's",
             Self::Key(_) | Self::Csr(_) => "check identity.key_type and identity.names",
+            Self::Unwritable(error) | Self::Store(error) if error.kind() == "password" => {
+                "put the password into the file that `password_file` of `[[file]]` names"
+            }
             Self::Unwritable(_) | Self::Store(_) => "check the volume of the certificate directory: space, mode, owner",
         }
     }
@@ -213,7 +216,7 @@ impl<I: Issuer> CertificateManager<I> {
         self.checks().check(&bundle)?;
         let crls = self.crls_for(&bundle).await;
         Ok(Unpublished {
-            bundle: Arc::new(bundle.with_crls(crls)),
+            bundle: Arc::new(bundle.with_crls(crls).with_federated(self.federated())),
             followed: issued.publish.followed,
             correlation_id: correlation_id.to_owned(),
             decision_id: issued.decision_id,

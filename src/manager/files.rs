@@ -23,7 +23,7 @@ impl<I: Issuer> CertificateManager<I> {
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
         let known = KnownRoots { published: bundle.roots().to_vec(), followed: followed.clone() };
-        let record = GenerationRecord { renewal, followed };
+        let record = GenerationRecord::new(renewal, followed);
         self.on_disk(move |store| store.publish(&bundle, &record, now)).await?;
         self.known = known;
         self.sweep_later(self.settings.keep_generations);
@@ -48,7 +48,7 @@ impl<I: Issuer> CertificateManager<I> {
             return;
         }
         // On some file systems no change of a root file is told.
-        self.refresh_roots().await;
+        self.refresh_trust().await;
         self.heal_if_changed().await;
         self.follow_roots_if_due().await;
     }
@@ -73,7 +73,7 @@ impl<I: Issuer> CertificateManager<I> {
         let detail = Some(list);
         self.emit_detailed(CertificateEvent::FilesChanged, &correlation_id, certificate.clone(), None, detail);
         let Some(Current { bundle, record: renewal, .. }) = self.current.clone() else { return };
-        let record = GenerationRecord { renewal, followed: self.known.followed.clone() };
+        let record = GenerationRecord::new(renewal, self.known.followed.clone());
         let now = self.clock.now();
         match self.on_disk(move |store| store.heal(&bundle, &record, now)).await {
             Ok(_) => {

@@ -171,7 +171,7 @@ impl<I: Issuer> CertificateManager<I> {
         if current.withdrawn {
             return;
         }
-        let kept = GenerationRecord { renewal: record, followed: self.known.followed.clone() };
+        let kept = GenerationRecord::new(record, self.known.followed.clone());
         if let Err(error) = self.on_disk(move |store| store.keep_record(&kept)).await {
             tracing::warn!(error = %error_chain(&error), "what the CA said is not kept over a restart");
         }
@@ -180,7 +180,7 @@ impl<I: Issuer> CertificateManager<I> {
     async fn withdraw(&mut self, record: RenewalRecord) {
         let Some(current) = self.current.clone() else { return };
         let now = self.clock.now();
-        let record = GenerationRecord { renewal: record, followed: self.known.followed.clone() };
+        let record = GenerationRecord::new(record, self.known.followed.clone());
         match self.on_disk(move |store| store.withdraw(&current.bundle, &record, now)).await {
             Ok(()) => {
                 tracing::info!("key and certificate, which are revoked, were taken away");

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use super::{CertificateManager, Current};
-use crate::events::{CertificateEvent, EventError, new_correlation_id};
 use crate::identity::{CertificateBundle, verify_certificate_chain};
+use crate::issuer::roots::RootDigest;
 use crate::issuer::{FollowedRoots, Issuer};
-use crate::printable::error_chain;
 use crate::schedule::RenewReason;
 
 impl<I: Issuer> CertificateManager<I> {
+    /// Brings what is published of trust in step with the files that say it: the own roots, and those of other domains.
+    pub(super) async fn refresh_trust(&mut self) {
+        self.refresh_roots().await;
+        self.refresh_federation().await;
+    }
+
     /// Brings `ca.crt` in step with the configured roots and those handed out last: published anew where the chain
     /// verifies to them, a new certificate asked for where it does not.
-    pub(super) async fn refresh_roots(&mut self) {
+    async fn refresh_roots(&mut self) {
         let Some(current) = self.current.clone().filter(|current| !current.withdrawn) else { return };
         let roots = match self.issuer.roots(&self.known) {
             Ok(Some(roots)) => roots,
@@ -55,16 +60,28 @@ impl<I: Issuer> CertificateManager<I> {
             return;
         }
         let Ok(bundle) = current.bundle.with_roots(roots) else { return };
-        let bundle: Arc<CertificateBundle> = Arc::new(bundle);
+        if self.republish(current, bundle, followed).await {
+            tracing::info!("published the changed roots");
+            self.withdraw_change();
+        }
+    }
+
+    /// Publishes the certificate in force with something else beside it. Whether it is in force then.
+    pub(super) async fn republish(
+        &mut self,
+        current: Current,
+        bundle: CertificateBundle,
+        followed: Vec<RootDigest>,
+    ) -> bool {
+        let bundle = Arc::new(bundle);
         match self.write(Arc::clone(&bundle), current.record, followed).await {
             Ok(()) => {
-                tracing::info!("published the changed roots");
                 self.install(Current { bundle, ..current });
-                self.withdraw_change();
+                true
             }
             Err(error) => {
-                let error = EventError::new(error.kind(), &error_chain(&error));
-                self.emit(CertificateEvent::PublishFailed, &new_correlation_id(), None, Some(error));
+                self.emit_publish_failed(&error);
+                false
             }
         }
     }

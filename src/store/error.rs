@@ -64,6 +64,14 @@ pub enum StoreError {
         #[source]
         source: BundleError,
     },
+    /// The password of a keystore cannot be used.
+    #[error("the password of a keystore in {path} cannot be used: {reason}")]
+    Password {
+        /// The password file.
+        path: String,
+        /// What is wrong with it; printable, and without the password.
+        reason: String,
+    },
     /// A generation was not published; the one before stays in place.
     #[error("cannot publish generation {generation} under {directory}")]
     Publish {
@@ -99,6 +107,7 @@ impl StoreError {
             Self::Unprotected { .. } => "unprotected",
             Self::Missing { .. } => "missing",
             Self::TooLarge { .. } | Self::Content { .. } => "corrupt",
+            Self::Password { .. } => "password",
             Self::Publish { source, .. } => source.kind(),
             Self::Io { source, .. } => match Errno::from_io_error(source) {
                 Some(Errno::NOSPC | Errno::DQUOT) => "no_space",

@@ -9,7 +9,9 @@ use time::OffsetDateTime;
 
 use super::directory::Directory;
 use super::error::{StoreError, shown};
-use super::layout::{FINISHED_MODE, GenerationName, Protection, PublishedFile, RECORD_TEMPORARY, UNFINISHED_MODE};
+use super::layout::{
+    CREDENTIAL_BUNDLE_FILE, FINISHED_MODE, GenerationName, KEY_FILE, Protection, PublishedFile, UNFINISHED_MODE,
+};
 use crate::crypto::sha256;
 
 /// A generation under construction. Until it is finished nobody else can enter it; dropped, it is removed.
@@ -41,11 +43,11 @@ impl<'a> Staging<'a> {
     /// Writes `file`, protected before it has content, and waits until it is on disk. Returns the content's SHA-256.
     pub(super) fn write(
         &self,
-        file: PublishedFile,
+        file: PublishedFile<'_>,
         bytes: &[u8],
         protection: Protection,
     ) -> Result<[u8; 32], StoreError> {
-        write_file(&self.directory, file.name(), bytes, protection)
+        write_file(&self.directory, &file.name(), bytes, protection)
     }
 
     /// Opens the generation to readers and waits until it is on disk.
@@ -127,20 +129,29 @@ pub(super) fn new_name(now: OffsetDateTime) -> GenerationName {
     GenerationName::new(now, u64::from_le_bytes(bytes))
 }
 
-/// Removes the files of a generation, those with the key first, and then the directory. A file in it that is not of the
-/// store stays, and with it the directory: `false`.
+/// Removes the files of a generation, those with the key first, and then the directory. A directory in it is not of the
+/// store and stays, and with it the generation's: `false`.
 pub(super) fn remove_generation(parent: &Directory, name: &GenerationName) -> Result<bool, StoreError> {
     let directory = match parent.child(name.as_str()) {
         Ok(directory) => directory,
         Err(StoreError::Missing { .. }) => return Ok(true),
         Err(error) => return Err(error),
     };
-    for name in PublishedFile::ALL.map(PublishedFile::name).into_iter().chain([RECORD_TEMPORARY]) {
-        match directory.remove_file(name) {
-            // A directory under a file's name is someone else's.
+    let mut names = vec![CREDENTIAL_BUNDLE_FILE.to_owned(), KEY_FILE.to_owned()];
+    // Further files are of the settings of their time.
+    directory.each_name(|name| {
+        if name != "." && name != ".." && names.len() < FILES_LIMIT && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    })?;
+    for name in names {
+        match directory.remove_file(&name) {
             Ok(()) | Err(StoreError::Obstructed { .. }) => {}
             Err(error) => return Err(error),
         }
     }
     parent.remove_empty_child(name.as_str())
 }
+
+/// More files than a generation has; what is above it stays for the next time.
+const FILES_LIMIT: usize = 1000;

@@ -1,11 +1,13 @@
 //! Owns the names in a certificate directory: the files of a generation, the links to them, the generations.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use time::{OffsetDateTime, UtcOffset};
 
+use super::further::{Content, FurtherFile};
 use crate::config::FilesConfig;
-use crate::identity::CertificateBundle;
+use crate::identity::{CertificateBundle, TrustDomain};
 
 /// Leaf and intermediates as PEM, leaf first.
 pub const CERTIFICATE_FILE: &str = "client.crt";
@@ -28,6 +30,11 @@ pub const DATA_LINK: &str = "..data";
 /// What [`DATA_LINK`] is made as before it is moved into place.
 pub(super) const DATA_TEMPORARY: &str = "..data_tmp";
 
+const TEMPORARY_SUFFIX: &str = "_tmp";
+
+/// What is kept beside a certificate for the agent alone.
+const RECORD_FILE: &str = ".renewal.json";
+
 /// Held by the agent that writes the directory.
 pub(super) const LOCK_FILE: &str = ".crank-agent.lock";
 
@@ -46,85 +53,123 @@ pub(super) const CRL_FILE_LIMIT: u64 = 96 * 1024 * 1024;
 /// What the record of a generation is written as before it takes the place of the one before.
 pub(super) const RECORD_TEMPORARY: &str = "..renewal.json_tmp";
 
+/// What the name of a file with the roots of another trust domain begins with; its name follows, and [`FEDERATED_SUFFIX`].
+pub const FEDERATED_PREFIX: &str = "federated.";
+
+/// What such a name ends with.
+pub(super) const FEDERATED_SUFFIX: &str = ".crt";
+
 /// A file of a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PublishedFile {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PublishedFile<'a> {
     CredentialBundle,
     Key,
     Certificate,
     Roots,
     Crl,
+    /// The roots of another trust domain.
+    Federated(&'a TrustDomain),
+    Further(&'a FurtherFile),
     Record,
 }
 
-/// Whether a generation has a CRL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CrlFile {
-    There,
-    Absent,
-}
+impl<'a> PublishedFile<'a> {
+    /// The files that every generation with a certificate has, and that have a stable link.
+    pub(super) const ALWAYS: [Self; 4] = [Self::Roots, Self::Key, Self::Certificate, Self::CredentialBundle];
 
-impl CrlFile {
-    pub(super) fn of(bundle: &CertificateBundle) -> Self {
-        if bundle.crls().is_empty() { Self::Absent } else { Self::There }
+    /// The files with a stable link in a generation of `bundle`, in the order in which they are written and linked: the
+    /// key before its certificate.
+    pub(super) fn linked(config: &'a FilesConfig, bundle: &'a CertificateBundle) -> Vec<Self> {
+        let crl = (!bundle.crls().is_empty()).then_some(Self::Crl);
+        let federated = bundle.federated().keys().map(Self::Federated);
+        let there = |file: &&FurtherFile| match &file.content {
+            Content::Crl => !bundle.crls().is_empty(),
+            Content::FederatedRoots(domain) => bundle.federated().contains_key(domain),
+            _ => true,
+        };
+        let further = config.further.iter().filter(there).map(Self::Further);
+        Self::ALWAYS.into_iter().chain(crl).chain(federated).chain(further).collect()
     }
-}
 
-impl PublishedFile {
-    /// Every file, those that hold the key first: the order in which an old generation goes.
-    pub(super) const ALL: [Self; 6] =
-        [Self::CredentialBundle, Self::Key, Self::Certificate, Self::Roots, Self::Crl, Self::Record];
+    /// Whether it is of the roots or CRLs alone, and so stays when a certificate is withdrawn.
+    pub(super) fn is_of_peers(self) -> bool {
+        match self {
+            Self::Roots | Self::Crl | Self::Federated(_) => true,
+            Self::Further(file) => file.content.kind().is_of_peers(),
+            _ => false,
+        }
+    }
 
-    /// The files that have a stable link, in the order in which links are made: the key before its certificate.
-    pub(super) const LINKED: [Self; 5] = [Self::Roots, Self::Crl, Self::Key, Self::Certificate, Self::CredentialBundle];
-
-    /// Whether the file belongs into a generation with or without CRL.
-    pub(super) fn belongs(self, crl: CrlFile) -> bool {
-        self != Self::Crl || crl == CrlFile::There
+    /// Whether the certificate serves without it.
+    pub(super) fn is_optional(self) -> bool {
+        match self {
+            Self::Crl | Self::Federated(_) | Self::Record => true,
+            Self::Further(file) => matches!(file.content, Content::Crl | Content::FederatedRoots(_)),
+            _ => false,
+        }
     }
 
     /// The most bytes that are read of it.
     pub(super) fn limit(self) -> u64 {
-        if self == Self::Crl { CRL_FILE_LIMIT } else { FILE_LIMIT }
+        match self {
+            Self::Crl => CRL_FILE_LIMIT,
+            Self::Further(file) if file.content == Content::Crl => CRL_FILE_LIMIT,
+            _ => FILE_LIMIT,
+        }
     }
 
-    pub(super) fn name(self) -> &'static str {
-        match self {
+    pub(super) fn name(self) -> Cow<'a, str> {
+        Cow::Borrowed(match self {
             Self::CredentialBundle => CREDENTIAL_BUNDLE_FILE,
             Self::Key => KEY_FILE,
             Self::Certificate => CERTIFICATE_FILE,
             Self::Roots => ROOTS_FILE,
             Self::Crl => CRL_FILE,
-            Self::Record => ".renewal.json",
-        }
-    }
-
-    /// What the stable link of this name says.
-    pub(super) fn link_target(self) -> String {
-        format!("{DATA_LINK}/{}", self.name())
-    }
-
-    /// What the stable link is made as before it is moved into place.
-    pub(super) fn link_temporary(self) -> &'static str {
-        match self {
-            Self::CredentialBundle => "..credential-bundle.pem_tmp",
-            Self::Key => "..client.key_tmp",
-            Self::Certificate => "..client.crt_tmp",
-            Self::Roots => "..ca.crt_tmp",
-            Self::Crl => "..ca.crl_tmp",
-            Self::Record => RECORD_TEMPORARY,
-        }
+            Self::Federated(domain) => return Cow::Owned(federated_name(domain)),
+            Self::Further(file) => file.name.as_str(),
+            Self::Record => RECORD_FILE,
+        })
     }
 
     pub(super) fn protection(self, config: &FilesConfig) -> Protection {
         let mode = match self {
             Self::CredentialBundle | Self::Key => config.key_mode,
-            Self::Certificate | Self::Roots | Self::Crl => 0o644,
+            Self::Certificate | Self::Roots | Self::Crl | Self::Federated(_) => 0o644,
+            Self::Further(file) => return Protection { mode: file.mode, owner: file.owner, group: file.group },
             // Read by the agent alone.
             Self::Record => return Protection { mode: 0o600, owner: None, group: None },
         };
         Protection { mode, owner: config.owner, group: config.group }
     }
+}
+
+/// The longest trust domain, in bytes, that can be the name of a file in full.
+pub const FEDERATED_DOMAIN_LIMIT: usize = 240;
+
+/// The file of the roots of `domain`.
+#[must_use]
+pub fn federated_name(domain: &TrustDomain) -> String {
+    format!("{FEDERATED_PREFIX}{}{FEDERATED_SUFFIX}", domain.as_str())
+}
+
+/// The trust domain whose roots are in the file of this name.
+pub(super) fn federated_domain(name: &str) -> Option<TrustDomain> {
+    TrustDomain::new(name.strip_prefix(FEDERATED_PREFIX)?.strip_suffix(FEDERATED_SUFFIX)?).ok()
+}
+
+/// What the stable link of this name says.
+pub(super) fn link_target(name: &str) -> String {
+    format!("{DATA_LINK}/{name}")
+}
+
+/// What the stable link of this name is made as before it is moved into place.
+pub(super) fn link_temporary(name: &str) -> String {
+    format!("..{name}{TEMPORARY_SUFFIX}")
+}
+
+/// Whether a link of this name was on its way into place when its maker stopped.
+pub(super) fn is_link_temporary(name: &str) -> bool {
+    name.starts_with("..") && name.ends_with(TEMPORARY_SUFFIX)
 }
 
 /// Who may read a file. No group: the one that the file system gives, which a set-group-id directory decides.

@@ -2,7 +2,7 @@
 
 use super::directory::{Directory, Entry};
 use super::error::StoreError;
-use super::layout::{CrlFile, DATA_LINK, DATA_TEMPORARY, PublishedFile, is_generation_beside};
+use super::layout::{CERTIFICATE_FILE, DATA_LINK, DATA_TEMPORARY, is_generation_beside, link_target, link_temporary};
 
 /// What `..data` is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,25 +37,25 @@ pub(super) fn data_link(directory: &Directory) -> Result<DataLink, StoreError> {
     })
 }
 
-pub(super) fn stable_link(directory: &Directory, file: PublishedFile) -> Result<StableLink, StoreError> {
-    Ok(match directory.entry(file.name())? {
+pub(super) fn stable_link(directory: &Directory, name: &str) -> Result<StableLink, StoreError> {
+    Ok(match directory.entry(name)? {
         Entry::Missing => StableLink::Missing,
-        Entry::Link(target) if target == file.link_target() => StableLink::Ours,
+        Entry::Link(target) if target == link_target(name) => StableLink::Ours,
         Entry::Link(_) | Entry::Other => StableLink::Foreign,
         Entry::File => StableLink::PlainFile,
         Entry::Directory => StableLink::Directory,
     })
 }
 
-/// Whether every link can be put in place: nothing in the way that a rename does not replace.
-pub(super) fn check_obstructions(directory: &Directory, crl: CrlFile) -> Result<(), StoreError> {
+/// Whether every link of these names can be put in place: nothing in the way that a rename does not replace.
+pub(super) fn check_obstructions(directory: &Directory, names: &[String]) -> Result<(), StoreError> {
     let obstructed = |name| Err(StoreError::obstructed(&directory.path().join(name), "a directory"));
     if data_link(directory)? == DataLink::Directory {
         return obstructed(DATA_LINK);
     }
-    for file in PublishedFile::LINKED.into_iter().filter(|file| file.belongs(crl)) {
-        if stable_link(directory, file)? == StableLink::Directory {
-            return obstructed(file.name());
+    for name in names {
+        if stable_link(directory, name)? == StableLink::Directory {
+            return obstructed(name);
         }
     }
     Ok(())
@@ -74,23 +74,48 @@ pub(super) fn swap(directory: &Directory) -> Result<(), StoreError> {
     })
 }
 
-/// Puts the stable links in place where they are not, each in one step, replacing files of the same names. One to a CRL
-/// that there is no longer is removed.
-pub(super) fn ensure_stable_links(directory: &Directory, crl: CrlFile) -> Result<(), StoreError> {
+/// Puts the stable links of these names in place where they are not, each in one step, replacing files of the same names.
+/// Those to files that there are no longer are removed.
+pub(super) fn ensure_stable_links(directory: &Directory, names: &[String]) -> Result<(), StoreError> {
     let mut changed = false;
-    for file in PublishedFile::LINKED {
-        if !file.belongs(crl) {
-            if stable_link(directory, file)? == StableLink::Ours {
-                directory.remove_file(file.name())?;
-                changed = true;
-            }
-        } else if stable_link(directory, file)? != StableLink::Ours {
-            directory.make_link(file.link_temporary(), &file.link_target())?;
-            directory.rename(file.link_temporary(), file.name()).inspect_err(|_| {
-                let _ = directory.remove_file(file.link_temporary());
+    for name in names {
+        if stable_link(directory, name)? != StableLink::Ours {
+            let temporary = link_temporary(name);
+            directory.make_link(&temporary, &link_target(name))?;
+            directory.rename(&temporary, name).inspect_err(|_| {
+                let _ = directory.remove_file(&temporary);
             })?;
             changed = true;
         }
     }
+    for name in stray_links(directory, names)? {
+        directory.remove_file(&name)?;
+        changed = true;
+    }
     if changed { directory.sync() } else { Ok(()) }
 }
+
+/// The stable links, by their form, of other names than these.
+pub(super) fn stray_links(directory: &Directory, names: &[String]) -> Result<Vec<String>, StoreError> {
+    let mut others = Vec::new();
+    directory.each_name(|name| {
+        if !name.starts_with('.') && others.len() < STRAY_LIMIT && !names.iter().any(|known| known == name) {
+            others.push(name.to_owned());
+        }
+    })?;
+    let mut stray = Vec::new();
+    for name in others {
+        if stable_link(directory, &name)? == StableLink::Ours {
+            stray.push(name);
+        }
+    }
+    Ok(stray)
+}
+
+/// Whether plain files stand where the links belong.
+pub(super) fn has_plain_certificate(directory: &Directory) -> Result<bool, StoreError> {
+    Ok(stable_link(directory, CERTIFICATE_FILE)? == StableLink::PlainFile)
+}
+
+/// More names than a certificate directory has.
+const STRAY_LIMIT: usize = 1000;

@@ -5,17 +5,19 @@ use std::path::Path;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
 use time::OffsetDateTime;
 
+use super::content::{Rendered, render};
 use super::directory::Directory;
-use super::error::{StoreError, shown};
+use super::error::StoreError;
 use super::generation::{Staging, new_name, write_file};
-use super::layout::{CrlFile, GenerationName, KEY_FILE, PublishedFile, RECORD_TEMPORARY};
-use super::links::{self, DataLink, StableLink, data_link, stable_link};
+use super::layout::{GenerationName, PublishedFile, RECORD_TEMPORARY};
+use super::links::{self, DataLink, data_link};
 use super::read;
 use super::record::GenerationRecord;
 use super::verify::Baseline;
 use super::{Store, Writer};
 use crate::clock::Now;
-use crate::identity::{BundleError, CertificateBundle};
+use crate::config::FilesConfig;
+use crate::identity::CertificateBundle;
 
 impl Store {
     /// Makes plain files a generation, unless they are `bundle` already.
@@ -26,9 +28,7 @@ impl Store {
         bundle: &CertificateBundle,
         now: Now,
     ) -> Result<(), StoreError> {
-        if data_link(directory)? != DataLink::Missing
-            || stable_link(directory, PublishedFile::Certificate)? != StableLink::PlainFile
-        {
+        if data_link(directory)? != DataLink::Missing || !links::has_plain_certificate(directory)? {
             return Ok(());
         }
         // Files that do not fit each other have nothing to preserve.
@@ -54,7 +54,7 @@ impl Store {
             _ => None,
         };
         let staging = Staging::begin(directory, name)?;
-        let baseline = self.write_files(&staging, directory, bundle, record)?;
+        let baseline = self.write_files(&staging, bundle, record)?;
         staging.finish()?;
         if let Some(previous) = &previous {
             stamp(directory, previous, now.wall);
@@ -75,7 +75,7 @@ impl Store {
             writer.superseded.supersede(previous, now);
         }
         directory.sync()?;
-        links::ensure_stable_links(directory, CrlFile::of(bundle))
+        links::ensure_stable_links(directory, &names(&self.config, bundle))
     }
 
     /// Writes the record of the generation in force anew, without another generation: readers of the certificate have
@@ -89,15 +89,15 @@ impl Store {
         let file = PublishedFile::Record;
         let generation_directory = directory.child(generation)?;
         generation_directory.remove_file(RECORD_TEMPORARY)?;
-        let bytes = encode(record)?;
+        let bytes = encode(record, &self.config)?;
         let digest = write_file(&generation_directory, RECORD_TEMPORARY, &bytes, file.protection(&self.config))
             .inspect_err(|_| {
                 let _ = generation_directory.remove_file(RECORD_TEMPORARY);
             })?;
-        generation_directory.rename(RECORD_TEMPORARY, file.name())?;
+        generation_directory.rename(RECORD_TEMPORARY, &file.name())?;
         let mut expected = self.expected();
         if let Some(current) = expected.current.as_mut().filter(|current| current.generation == generation) {
-            current.expect(file, digest);
+            current.expect(file, &self.config, digest, None);
         }
         drop(expected);
         generation_directory.sync()
@@ -117,12 +117,11 @@ impl Store {
             _ => None,
         };
         let staging = Staging::begin(directory, new_name(now.wall))?;
-        let write = |file: PublishedFile, bytes: &[u8]| staging.write(file, bytes, file.protection(&self.config));
-        write(PublishedFile::Roots, bundle.roots_pem().as_bytes())?;
-        if !bundle.crls().is_empty() {
-            write(PublishedFile::Crl, bundle.crls_pem().as_bytes())?;
+        for file in PublishedFile::linked(&self.config, bundle).into_iter().filter(|file| file.is_of_peers()) {
+            staging.write(file, &render(file, bundle)?.bytes, file.protection(&self.config))?;
         }
-        write(PublishedFile::Record, &encode(record)?)?;
+        let file = PublishedFile::Record;
+        staging.write(file, &encode(record, &self.config)?, file.protection(&self.config))?;
         staging.finish()?;
         if let Some(previous) = &previous {
             stamp(directory, previous, now.wall);
@@ -141,36 +140,32 @@ impl Store {
     fn write_files(
         &self,
         staging: &Staging<'_>,
-        directory: &Directory,
         bundle: &CertificateBundle,
         record: Option<&GenerationRecord>,
     ) -> Result<Baseline, StoreError> {
         let mut baseline = Baseline::new(staging.name().to_string(), bundle);
-        let mut write = |file: PublishedFile, bytes: &[u8]| {
-            let digest = staging.write(file, bytes, file.protection(&self.config))?;
-            baseline.expect(file, digest);
-            Ok::<(), StoreError>(())
-        };
-        let encoding = |error| StoreError::Content {
-            path: shown(&directory.path().join(KEY_FILE)),
-            source: BundleError::Key(error),
-        };
-        write(PublishedFile::Key, bundle.key_pem().map_err(encoding)?.as_bytes())?;
-        write(PublishedFile::Certificate, bundle.chain_pem().as_bytes())?;
-        write(PublishedFile::Roots, bundle.roots_pem().as_bytes())?;
-        write(PublishedFile::CredentialBundle, bundle.credential_bundle_pem().map_err(encoding)?.as_bytes())?;
-        if !bundle.crls().is_empty() {
-            write(PublishedFile::Crl, bundle.crls_pem().as_bytes())?;
+        for file in PublishedFile::linked(&self.config, bundle) {
+            let Rendered { bytes, password } = render(file, bundle)?;
+            let digest = staging.write(file, &bytes, file.protection(&self.config))?;
+            baseline.expect(file, &self.config, digest, password);
         }
         if let Some(record) = record {
-            write(PublishedFile::Record, &encode(record)?)?;
+            let file = PublishedFile::Record;
+            let digest = staging.write(file, &encode(record, &self.config)?, file.protection(&self.config))?;
+            baseline.expect(file, &self.config, digest, None);
         }
         Ok(baseline)
     }
 }
 
-fn encode(record: &GenerationRecord) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(record).map_err(|error| StoreError::io("encode", Path::new(PublishedFile::Record.name()), error))
+/// The names that have a stable link when `bundle` is published.
+pub(super) fn names(config: &FilesConfig, bundle: &CertificateBundle) -> Vec<String> {
+    PublishedFile::linked(config, bundle).into_iter().map(|file| file.name().into_owned()).collect()
+}
+
+fn encode(record: &GenerationRecord, config: &FilesConfig) -> Result<Vec<u8>, StoreError> {
+    let name = PublishedFile::Record.name();
+    record.encode(&config.further).map_err(|error| StoreError::io("encode", Path::new(&*name), error))
 }
 
 /// Leaves the time on a generation that is about to be superseded, for a process after this one. Where that fails, the

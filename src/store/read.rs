@@ -1,22 +1,28 @@
 //! Owns reading: the generation in force through one open of `..data`, or the plain files of the tools before this one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
+use super::content::{Rendered, render_as_found};
 use super::directory::{Contents, Directory};
 use super::error::{StoreError, shown};
 use super::layout::{
     CERTIFICATE_FILE, CRL_FILE, CRL_FILE_LIMIT, DATA_LINK, FILE_LIMIT, GenerationName, KEY_FILE, PublishedFile,
-    ROOTS_FILE,
+    ROOTS_FILE, federated_domain, federated_name,
 };
 use super::links::{DataLink, StableLink, data_link, stable_link};
 use super::record::GenerationRecord;
 use super::verify::Baseline;
+use crate::config::FilesConfig;
 use crate::crypto::sha256;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_pem};
 use crate::identity::crl::crls_from_pem;
-use crate::identity::{BundleError, CertificateBundle, Crl, PrivateKey};
+use crate::identity::{BundleError, CertificateBundle, Crl, PrivateKey, TrustDomain};
+use crate::printable::error_chain;
 
 /// A certificate found on disk. It is whole and its key fits; whether it is still good is for the caller to check.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub struct Published {
     pub record: Option<GenerationRecord>,
     /// Where it was.
     pub origin: Origin,
+    /// Whether all further files that are configured now, and no others, were published with it.
+    pub complete: bool,
 }
 
 /// Where a certificate was found.
@@ -50,7 +58,7 @@ pub enum Origin {
 /// nobody could be told to be not revoked.
 pub fn read_bundle(directory: &Path) -> Result<CertificateBundle, StoreError> {
     let directory = Directory::open(directory)?;
-    match read_current(&directory)? {
+    match read_current(&directory, None)? {
         Some(current) => Ok(current.published.bundle.with_crls(current.crls?)),
         None => Err(StoreError::Missing { path: shown(&directory.path().join(CERTIFICATE_FILE)) }),
     }
@@ -58,7 +66,6 @@ pub fn read_bundle(directory: &Path) -> Result<CertificateBundle, StoreError> {
 
 /// What [`read_current`] found, and what to compare the disk with later; plain files are not compared.
 pub(super) struct Current {
-    /// Without CRLs.
     pub(super) published: Published,
     /// None: there is no file of them.
     pub(super) crls: Result<Vec<Crl>, StoreError>,
@@ -67,18 +74,20 @@ pub(super) struct Current {
 
 impl Current {
     fn plain(bundle: CertificateBundle, crls: Result<Vec<Crl>, StoreError>) -> Self {
-        Self { published: Published { bundle, record: None, origin: Origin::PlainFiles }, crls, baseline: None }
+        let published = Published { bundle, record: None, origin: Origin::PlainFiles, complete: false };
+        Self { published, crls, baseline: None }
     }
 }
 
-/// The certificate in force; `None` where there is neither a generation nor a plain certificate or key.
-pub(super) fn read_current(directory: &Directory) -> Result<Option<Current>, StoreError> {
+/// The certificate in force; `None` where there is neither a generation nor a plain certificate or key. Without `config`
+/// there is nothing to compare the disk with later.
+pub(super) fn read_current(directory: &Directory, config: Option<&FilesConfig>) -> Result<Option<Current>, StoreError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let data = data_link(directory)?;
         let result = match &data {
-            DataLink::Generation(name) => read_generation(directory, name),
+            DataLink::Generation(name) => read_generation(directory, name, config),
             DataLink::Missing => {
                 let plain = |bundle| Current::plain(bundle, read_crls(directory).map(|(crls, _)| crls));
                 read_plain_files(directory).map(|bundle| bundle.map(plain))
@@ -98,7 +107,7 @@ pub(super) fn read_plain_files(directory: &Directory) -> Result<Option<Certifica
     let mut attempt = 0;
     loop {
         attempt += 1;
-        if is_absent(directory, PublishedFile::Certificate)? && is_absent(directory, PublishedFile::Key)? {
+        if is_absent(directory, CERTIFICATE_FILE)? && is_absent(directory, KEY_FILE)? {
             return Ok(None);
         }
         let result = read_files(directory).and_then(|files| files.bundle(directory));
@@ -114,12 +123,16 @@ pub(super) fn read_plain_files(directory: &Directory) -> Result<Option<Certifica
 }
 
 /// A stable link that is left without `..data` leads nowhere.
-fn is_absent(directory: &Directory, file: PublishedFile) -> Result<bool, StoreError> {
-    Ok(matches!(stable_link(directory, file)?, StableLink::Missing | StableLink::Ours))
+fn is_absent(directory: &Directory, name: &str) -> Result<bool, StoreError> {
+    Ok(matches!(stable_link(directory, name)?, StableLink::Missing | StableLink::Ours))
 }
 
 /// `None`: its certificate was revoked and withdrawn.
-fn read_generation(directory: &Directory, name: &str) -> Result<Option<Current>, StoreError> {
+fn read_generation(
+    directory: &Directory,
+    name: &str,
+    config: Option<&FilesConfig>,
+) -> Result<Option<Current>, StoreError> {
     let generation = directory.child(name)?;
     let record = read_record(&generation);
     let files = match read_files(&generation) {
@@ -130,33 +143,89 @@ fn read_generation(directory: &Directory, name: &str) -> Result<Option<Current>,
         }
         files => files?,
     };
-    let bundle = files.bundle(&generation)?;
-    let credential_bundle =
-        bundle.credential_bundle_pem().map_err(|error| content(&generation, KEY_FILE, BundleError::Key(error)))?;
-    let mut baseline = Baseline::new(name.to_owned(), &bundle);
-    baseline.expect(PublishedFile::Certificate, sha256(&files.certificate.bytes));
-    baseline.expect(PublishedFile::Key, sha256(&files.key.bytes));
-    baseline.expect(PublishedFile::Roots, sha256(&files.roots.bytes));
-    baseline.expect(PublishedFile::CredentialBundle, sha256(credential_bundle.as_bytes()));
-    if let Some((_, contents)) = &record {
-        baseline.expect(PublishedFile::Record, sha256(&contents.bytes));
-    }
-    let crls = read_crls(&generation).map(|(crls, digest)| {
-        if let Some(digest) = digest {
-            baseline.expect(PublishedFile::Crl, digest);
-        }
-        crls
-    });
+    let crls = read_crls(&generation);
+    let known = crls.as_ref().map(|(crls, _)| crls.clone()).unwrap_or_default();
+    let bundle = files.bundle(&generation)?.with_federated(read_federated(&generation)?).with_crls(known);
     let ours = GenerationName::parse(name).is_some();
+    let baseline = match config {
+        Some(config) if ours => Some(baseline(&generation, name, &files, &bundle, &crls, record.as_ref(), config)?),
+        _ => None,
+    };
+    let complete = match (&record, config) {
+        (Some((record, _)), Some(config)) => record.is_of(&config.further),
+        _ => false,
+    };
     Ok(Some(Current {
-        crls,
+        crls: crls.map(|(crls, _)| crls),
         published: Published {
             bundle,
             record: record.map(|(record, _)| record),
             origin: if ours { Origin::Generation(name.to_owned()) } else { Origin::ForeignGeneration },
+            complete,
         },
-        baseline: ours.then_some(baseline),
+        baseline,
     }))
+}
+
+/// What to compare the generation with later: its files as they were found where they are good, else as they should be.
+fn baseline(
+    generation: &Directory,
+    name: &str,
+    files: &Files,
+    bundle: &CertificateBundle,
+    crls: &Result<(Vec<Crl>, Option<[u8; 32]>), StoreError>,
+    record: Option<&(GenerationRecord, Contents)>,
+    config: &FilesConfig,
+) -> Result<Baseline, StoreError> {
+    let mut baseline = Baseline::new(name.to_owned(), bundle);
+    let mut expect = |file, digest| baseline.expect(file, config, digest, None);
+    expect(PublishedFile::Certificate, sha256(&files.certificate.bytes));
+    expect(PublishedFile::Key, sha256(&files.key.bytes));
+    expect(PublishedFile::Roots, sha256(&files.roots.bytes));
+    if let Some((_, contents)) = record {
+        expect(PublishedFile::Record, sha256(&contents.bytes));
+    }
+    if let Ok((_, Some(digest))) = crls {
+        expect(PublishedFile::Crl, *digest);
+    }
+    let read_already = [
+        PublishedFile::Certificate,
+        PublishedFile::Key,
+        PublishedFile::Roots,
+        PublishedFile::Crl,
+        PublishedFile::Record,
+    ];
+    for file in PublishedFile::linked(config, bundle).into_iter().filter(|file| !read_already.contains(file)) {
+        let found = generation.read(&file.name(), file.limit());
+        let found = found.as_ref().ok().map(|contents| contents.bytes.as_slice());
+        match (render_as_found(file, bundle, found), found) {
+            (Ok(Rendered { bytes, password }), _) => baseline.expect(file, config, sha256(&bytes), password),
+            (Err(error), Some(found)) if error.kind() == "password" => {
+                tracing::warn!(error = %error_chain(&error), "a keystore stays as it was found");
+                baseline.expect(file, config, sha256(found), None);
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(baseline)
+}
+
+/// The roots of other trust domains in a generation. A file that is of no use is as none: it is written anew.
+fn read_federated(generation: &Directory) -> Result<BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>, StoreError> {
+    let mut domains = BTreeSet::new();
+    generation.each_name(|name| {
+        if domains.len() < FEDERATED_LIMIT {
+            domains.extend(federated_domain(name));
+        }
+    })?;
+    let mut federated = BTreeMap::new();
+    for domain in domains {
+        let Ok(contents) = generation.read(&federated_name(&domain), FILE_LIMIT) else { continue };
+        if let Ok(roots) = certificates_from_pem("roots", &contents.bytes, ROOTS_LIMIT) {
+            federated.insert(domain, roots);
+        }
+    }
+    Ok(federated)
 }
 
 /// The CRLs beside a certificate, and the digest of their file; none where there is no file.
@@ -172,7 +241,7 @@ fn read_crls(directory: &Directory) -> Result<(Vec<Crl>, Option<[u8; 32]>), Stor
 
 /// A record that is missing or of no use is as none: the schedule draws anew.
 fn read_record(generation: &Directory) -> Option<(GenerationRecord, Contents)> {
-    let contents = generation.read(PublishedFile::Record.name(), RECORD_LIMIT).ok()?;
+    let contents = generation.read(&PublishedFile::Record.name(), RECORD_LIMIT).ok()?;
     let record = serde_json::from_slice(&contents.bytes).ok()?;
     Some((record, contents))
 }
@@ -219,3 +288,6 @@ const PLAIN_ATTEMPTS: usize = 5;
 const PLAIN_PAUSE: Duration = Duration::from_millis(50);
 
 const RECORD_LIMIT: u64 = 4096;
+
+/// The most trust domains beside the own one.
+const FEDERATED_LIMIT: usize = 1000;

@@ -6,8 +6,9 @@ use time::OffsetDateTime;
 use super::directory::Directory;
 use super::error::StoreError;
 use super::generation::remove_generation;
-use super::layout::{CrlFile, DATA_TEMPORARY, GenerationName, PublishedFile};
+use super::layout::{CRL_FILE, DATA_TEMPORARY, GenerationName, PublishedFile, federated_domain, is_link_temporary};
 use super::links::{DataLink, data_link, ensure_stable_links, prepare_swap, swap};
+use crate::config::FilesConfig;
 
 /// A generation of this program in the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +53,15 @@ pub(super) fn plan(found: &[Found], data: &DataLink) -> Recovery {
 }
 
 /// Puts the directory right. What cannot be removed now is tried again with the next sweep.
-pub(super) fn recover(directory: &Directory) -> Result<(), StoreError> {
-    let temporaries = PublishedFile::LINKED.map(PublishedFile::link_temporary);
-    for temporary in temporaries.into_iter().chain([DATA_TEMPORARY]) {
-        let _ = directory.remove_file(temporary);
+pub(super) fn recover(directory: &Directory, config: &FilesConfig) -> Result<(), StoreError> {
+    let mut temporaries = vec![DATA_TEMPORARY.to_owned()];
+    directory.each_name(|name| {
+        if is_link_temporary(name) && temporaries.len() < LIST_LIMIT {
+            temporaries.push(name.to_owned());
+        }
+    })?;
+    for temporary in temporaries {
+        let _ = directory.remove_file(&temporary);
     }
     let recovery = plan(&list_generations(directory)?, &data_link(directory)?);
     for name in &recovery.remove {
@@ -67,13 +73,24 @@ pub(super) fn recover(directory: &Directory) -> Result<(), StoreError> {
         directory.sync()?;
     }
     match data_link(directory)? {
-        DataLink::Generation(name) => {
-            let Ok(generation) = directory.child(&name) else { return Ok(()) };
-            let crl = generation.stat(PublishedFile::Crl.name())?.map_or(CrlFile::Absent, |_| CrlFile::There);
-            ensure_stable_links(directory, crl)
-        }
+        DataLink::Generation(name) => match directory.child(&name) {
+            Ok(generation) => ensure_stable_links(directory, &linked_names(&generation, config)?),
+            Err(_) => Ok(()),
+        },
         _ => Ok(()),
     }
+}
+
+/// The names that have a stable link where this generation is in force.
+fn linked_names(generation: &Directory, config: &FilesConfig) -> Result<Vec<String>, StoreError> {
+    let further: Vec<&str> = config.further.iter().map(|file| file.name.as_str()).chain([CRL_FILE]).collect();
+    let mut names: Vec<String> = PublishedFile::ALWAYS.iter().map(|file| file.name().into_owned()).collect();
+    generation.each_name(|name| {
+        if (further.contains(&name) || federated_domain(name).is_some()) && names.len() < LIST_LIMIT {
+            names.push(name.to_owned());
+        }
+    })?;
+    Ok(names)
 }
 
 /// The generations of this program; real directories only.

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use rustix::fs::Stat;
 use rustix::process::geteuid;
 use time::OffsetDateTime;
 
+use super::content::password_digest;
 use super::directory::Directory;
 use super::error::StoreError;
-use super::layout::{CrlFile, DATA_LINK, Protection, PublishedFile};
+use super::layout::{DATA_LINK, Protection, PublishedFile, link_target};
 use super::links::{DataLink, StableLink, stable_link};
 use crate::config::FilesConfig;
 use crate::crypto::sha256;
@@ -40,6 +42,8 @@ pub enum ChangeKind {
         /// The mode it should have.
         expected: u32,
     },
+    /// It is a keystore under another password than that of its password file.
+    Password,
     /// The owner or group is another.
     Owner {
         /// User id found.
@@ -56,7 +60,7 @@ impl Change {
     pub fn hides_certificate(&self) -> bool {
         match self.kind {
             ChangeKind::Missing | ChangeKind::Redirected | ChangeKind::Content => true,
-            ChangeKind::Mode { .. } | ChangeKind::Owner { .. } => false,
+            ChangeKind::Mode { .. } | ChangeKind::Owner { .. } | ChangeKind::Password => false,
         }
     }
 }
@@ -69,57 +73,87 @@ impl fmt::Display for Change {
             ChangeKind::Redirected => write!(f, "{path} leads elsewhere"),
             ChangeKind::Content => write!(f, "{path} has another content"),
             ChangeKind::Mode { found, expected } => write!(f, "{path} has mode {found:04o} instead of {expected:04o}"),
+            ChangeKind::Password => write!(f, "{path} has another password than its password file"),
             ChangeKind::Owner { user, group } => write!(f, "{path} belongs to {user}:{group}"),
         }
     }
 }
 
-/// What was published: a digest of each file, and the dates of the certificate.
+/// What was published: each file, and the dates of the certificate.
 #[derive(Debug, Clone)]
 pub(super) struct Baseline {
     pub(super) generation: String,
     pub(super) not_before: OffsetDateTime,
     pub(super) not_after: OffsetDateTime,
-    digests: BTreeMap<PublishedFile, [u8; 32]>,
+    /// By name.
+    files: BTreeMap<String, ExpectedFile>,
+}
+
+/// A file as it was published.
+#[derive(Debug, Clone)]
+struct ExpectedFile {
+    digest: [u8; 32],
+    protection: Protection,
+    limit: u64,
+    /// Whether there is a stable link to it.
+    linked: bool,
+    /// Whether the certificate serves without it.
+    optional: bool,
+    /// The password file, and the digest of the password in it.
+    password: Option<(PathBuf, [u8; 32])>,
 }
 
 impl Baseline {
     pub(super) fn new(generation: String, bundle: &CertificateBundle) -> Self {
-        Self { generation, not_before: bundle.not_before(), not_after: bundle.not_after(), digests: BTreeMap::new() }
+        let (not_before, not_after) = (bundle.not_before(), bundle.not_after());
+        Self { generation, not_before, not_after, files: BTreeMap::new() }
     }
 
-    /// `file` is expected to have content with this SHA-256.
-    pub(super) fn expect(&mut self, file: PublishedFile, digest: [u8; 32]) {
-        self.digests.insert(file, digest);
+    /// `file` is expected to have content with this SHA-256, and the password one with that.
+    pub(super) fn expect(
+        &mut self,
+        file: PublishedFile<'_>,
+        config: &FilesConfig,
+        digest: [u8; 32],
+        password: Option<[u8; 32]>,
+    ) {
+        let password_file = match file {
+            PublishedFile::Further(further) => further.content.keystore().map(|keystore| &keystore.password_file),
+            _ => None,
+        };
+        let expected = ExpectedFile {
+            digest,
+            protection: file.protection(config),
+            limit: file.limit(),
+            linked: file != PublishedFile::Record,
+            optional: file.is_optional(),
+            password: password_file.cloned().zip(password),
+        };
+        self.files.insert(file.name().into_owned(), expected);
     }
 
-    /// Whether a CRL was published with the certificate.
-    pub(super) fn crl(&self) -> CrlFile {
-        if self.digests.contains_key(&PublishedFile::Crl) { CrlFile::There } else { CrlFile::Absent }
+    /// The names that have a stable link.
+    pub(super) fn linked(&self) -> Vec<String> {
+        self.files.iter().filter(|(_, file)| file.linked).map(|(name, _)| name.clone()).collect()
     }
 
     /// The same for those files only without which there is no certificate.
     pub(super) fn of_certificate(mut self) -> Self {
-        self.digests.retain(|file, _| !matches!(file, PublishedFile::Crl | PublishedFile::Record));
+        self.files.retain(|_, file| !file.optional);
         self
     }
 }
 
-/// The stable links that are not as they should be.
-pub(super) fn changed_links(directory: &Directory, crl: CrlFile) -> Result<Vec<Change>, StoreError> {
+/// The stable links of these names that are not as they should be.
+pub(super) fn changed_links(directory: &Directory, names: &[String]) -> Result<Vec<Change>, StoreError> {
     let mut changes = Vec::new();
-    for file in PublishedFile::LINKED {
-        let link = stable_link(directory, file)?;
-        let kind = match link {
-            // What stands there without a CRL of ours is someone else's, unless it is our link to nothing.
-            _ if !file.belongs(crl) && link != StableLink::Ours => continue,
-            StableLink::Ours if file.belongs(crl) => continue,
+    for name in names {
+        let kind = match stable_link(directory, name)? {
+            StableLink::Ours => continue,
             StableLink::Missing => ChangeKind::Missing,
-            StableLink::Ours | StableLink::PlainFile | StableLink::Foreign | StableLink::Directory => {
-                ChangeKind::Redirected
-            }
+            StableLink::PlainFile | StableLink::Foreign | StableLink::Directory => ChangeKind::Redirected,
         };
-        changes.push(Change { path: file.name().to_owned(), kind });
+        changes.push(Change { path: name.clone(), kind });
     }
     Ok(changes)
 }
@@ -129,7 +163,6 @@ pub(super) fn changed_generation(
     directory: &Directory,
     data: &DataLink,
     baseline: &Baseline,
-    config: &FilesConfig,
 ) -> Result<Vec<Change>, StoreError> {
     let of_link = |kind| Ok(vec![Change { path: DATA_LINK.to_owned(), kind }]);
     match data {
@@ -143,14 +176,14 @@ pub(super) fn changed_generation(
         Err(error) => return Err(error),
     };
     let mut changes = Vec::new();
-    for (&file, digest) in &baseline.digests {
-        let change = |kind| Change { path: file.link_target(), kind };
-        match generation.read(file.name(), file.limit()) {
+    for (name, file) in &baseline.files {
+        let change = |kind| Change { path: link_target(name), kind };
+        match generation.read(name, file.limit) {
             Ok(contents) => {
-                if sha256(&contents.bytes) != *digest {
+                if sha256(&contents.bytes) != file.digest {
                     changes.push(change(ChangeKind::Content));
                 }
-                changes.extend(changed_protection(&contents.stat, file.protection(config)).map(change));
+                changes.extend(changed_protection(&contents.stat, file.protection).map(change));
             }
             Err(StoreError::Missing { .. }) => changes.push(change(ChangeKind::Missing)),
             Err(StoreError::Obstructed { .. } | StoreError::TooLarge { .. }) => {
@@ -158,14 +191,16 @@ pub(super) fn changed_generation(
             }
             // The agent's own read permission was taken away.
             Err(error) if error.kind() == "permission" => {
-                changes.extend(
-                    generation
-                        .stat(file.name())?
-                        .and_then(|stat| changed_protection(&stat, file.protection(config)))
-                        .map(change),
-                );
+                let stat = generation.stat(name)?;
+                changes.extend(stat.and_then(|stat| changed_protection(&stat, file.protection)).map(change));
             }
             Err(error) => return Err(error),
+        }
+        // A password file that cannot be read asks for no other keystore: that could not be made.
+        if let Some((path, digest)) = &file.password
+            && password_digest(path).is_ok_and(|found| found != *digest)
+        {
+            changes.push(change(ChangeKind::Password));
         }
     }
     Ok(changes)

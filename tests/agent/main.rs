@@ -9,6 +9,7 @@ mod built;
 #[path = "../support/by_hand.rs"]
 mod by_hand;
 mod deliveries;
+mod files;
 mod foreign;
 mod initialization;
 mod kills;

@@ -233,6 +233,13 @@ impl Worker {
         self.directory.path().join("config.toml")
     }
 
+    /// Replaces the configuration file in one step.
+    pub(crate) fn configure(&self, text: &str) {
+        let temporary = self.config_file().with_extension("new");
+        std::fs::write(&temporary, text).unwrap();
+        std::fs::rename(temporary, self.config_file()).unwrap();
+    }
+
     /// Replaces the token file in one step, as a projected volume does.
     pub(crate) fn write_token(&self, token: &str) {
         let temporary = self.directory.path().join("token.new");

@@ -11,13 +11,6 @@ use crate::liar::{Authority, LyingCa, Stream, reply, success};
 use crate::processes::{Agent, Ca, Worker, free_address, listening, until};
 use rustix::process::Signal;
 
-/// Replaces the configuration in one step.
-fn configure(worker: &Worker, text: &str) {
-    let temporary = worker.config_file().with_extension("new");
-    std::fs::write(&temporary, text).unwrap();
-    std::fs::rename(temporary, worker.config_file()).unwrap();
-}
-
 /// A worker of a CA that signs for `lifetime`, and the CA, whose root is in `directory`.
 fn worker_of_liar(directory: &Path, lifetime: Duration) -> (LyingCa, Worker) {
     let ca = LyingCa::start();
@@ -55,12 +48,12 @@ fn a_port_in_use_is_refused_once_and_the_old_configuration_works_on() {
     let mut worker = Worker::of(&ca, "streaming");
     worker.unset("CRANK_SERVER_LISTEN");
     let free = free_address();
-    configure(&worker, &format!("[server]\nlisten = \"{free}\"\n"));
+    worker.configure(&format!("[server]\nlisten = \"{free}\"\n"));
     let mut agent = worker.start();
     agent.event("CERT_ISSUED", 1);
     let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = occupied.local_addr().unwrap();
-    configure(&worker, &format!("[server]\nlisten = \"{address}\"\n"));
+    worker.configure(&format!("[server]\nlisten = \"{address}\"\n"));
     let rejected = agent.event("CONFIG_REJECTED", 1);
     let message = rejected["error"]["message"].as_str().unwrap();
     assert!(message.contains("cannot listen on") && message.contains(&address.to_string()), "{message}");
@@ -88,7 +81,7 @@ fn a_reload_costs_no_probe() {
     std::thread::scope(|scope| {
         let reloads = scope.spawn(|| {
             for reload in 1..=RELOADS {
-                configure(&worker, &format!("[schedule]\ncheck_interval = \"{}m\"\n", 10 + reload));
+                worker.configure(&format!("[schedule]\ncheck_interval = \"{}m\"\n", 10 + reload));
                 agent.event("CONFIG_RELOADED", reload);
             }
         });
@@ -108,13 +101,13 @@ fn a_wrong_configuration_is_told_once() {
     let worker = Worker::of(&ca, "streaming");
     let agent = worker.start();
     agent.event("CERT_ISSUED", 1);
-    configure(&worker, "first_mistake = 1\n");
+    worker.configure("first_mistake = 1\n");
     agent.event("CONFIG_REJECTED", 1);
     // Another file changes, which has been noticed once it is put back.
     std::fs::remove_file(worker.certificates().join("client.key")).unwrap();
     agent.event("CERT_FILES_HEALED", 1);
     assert_eq!(agent.count("CONFIG_REJECTED"), 1);
-    configure(&worker, "second_mistake = 1\n");
+    worker.configure("second_mistake = 1\n");
     let second = agent.event("CONFIG_REJECTED", 2);
     assert!(second["error"]["message"].as_str().unwrap().contains("second_mistake"), "{second}");
 }
@@ -130,7 +123,7 @@ fn an_expired_certificate_does_not_end_the_agent_at_a_reload() {
     agent.event("CERT_EXPIRED", 1);
     for (reload, interval) in ["20m", "30m"].into_iter().enumerate() {
         let failures = agent.count("CSR_FAILED");
-        configure(&worker, &format!("[schedule]\ncheck_interval = \"{interval}\"\n"));
+        worker.configure(&format!("[schedule]\ncheck_interval = \"{interval}\"\n"));
         agent.event("CONFIG_RELOADED", reload + 1);
         agent.signal(Signal::USR1);
         agent.event("CSR_FAILED", failures + 1);
@@ -154,11 +147,11 @@ fn another_directory_gets_the_certificate_without_the_ca() {
     let text = |directory: &Path| {
         format!("[files]\ndirectory = \"{}\"\n[control]\nsocket = \"{}\"\n", directory.display(), socket.display())
     };
-    configure(&worker, &text(&first));
+    worker.configure(&text(&first));
     let mut agent = worker.start();
     let serial = agent.event("CERT_ISSUED", 1)["cert_metadata"]["serial"].as_str().unwrap().to_owned();
     ca.kill();
-    configure(&worker, &text(&second));
+    worker.configure(&text(&second));
     agent.event("CONFIG_RELOADED", 1);
     agent.event("CERT_ADOPTED", 1);
     let moved = crank_agent::store::read_bundle(&second).unwrap();
@@ -172,6 +165,7 @@ fn another_directory_gets_the_certificate_without_the_ca() {
         group: None,
         key_mode: 0o600,
         keep_generations: Duration::from_mins(1),
+        further: Vec::new(),
     }));
 }
 
@@ -180,11 +174,11 @@ fn another_worker_id_gets_another_certificate_in_the_same_directory() {
     let ca = Ca::start("1h");
     let mut worker = Worker::of(&ca, "streaming");
     worker.unset("SERVICE_NAME");
-    configure(&worker, "worker_id = \"streaming\"\n");
+    worker.configure("worker_id = \"streaming\"\n");
     let mut agent = worker.start();
     agent.event("CERT_ISSUED", 1);
     // Without a token for it the agent waits for one, and lives.
-    configure(&worker, "worker_id = \"batch\"\n");
+    worker.configure("worker_id = \"batch\"\n");
     agent.event("CONFIG_RELOADED", 1);
     agent.event("CSR_FAILED", 1);
     assert!(!is_ready(&worker) && agent.is_running());
@@ -201,10 +195,10 @@ fn a_change_during_the_wait_for_a_first_certificate_is_put_in_force() {
     let mut worker = Worker::of(&ca, "streaming");
     worker.unset("CA_SERVICE_URL");
     let nobody = free_address();
-    configure(&worker, &format!("[ca]\nurl = \"https://localhost:{}\"\n", nobody.port()));
+    worker.configure(&format!("[ca]\nurl = \"https://localhost:{}\"\n", nobody.port()));
     let agent = worker.start();
     agent.event("CA_UNAVAILABLE", 2);
-    configure(&worker, &format!("[ca]\nurl = \"{}\"\n", ca.url()));
+    worker.configure(&format!("[ca]\nurl = \"{}\"\n", ca.url()));
     agent.event("CONFIG_RELOADED", 1);
     agent.event("CERT_ISSUED", 1);
 }
@@ -222,7 +216,7 @@ fn a_reload_is_no_news_of_the_certificate_and_keeps_what_status_tells() {
         let status = status();
         status["last_attempt"].is_object().then_some(status)
     });
-    configure(&worker, "[schedule]\ncheck_interval = \"30m\"\n");
+    worker.configure("[schedule]\ncheck_interval = \"30m\"\n");
     agent.event("CONFIG_RELOADED", 1);
     let after = until("a status with a certificate", || {
         let status = status();
@@ -239,7 +233,7 @@ fn a_client_that_holds_a_connection_does_not_end_the_agent_at_a_reload() {
     let ca = Ca::start("1h");
     let (worker, address, mut agent) = listening(&ca);
     let mut clients: Vec<_> = (0..3).map(|_| half_a_request(&worker, address)).collect();
-    configure(&worker, "[schedule]\ncheck_interval = \"30m\"\n");
+    worker.configure("[schedule]\ncheck_interval = \"30m\"\n");
     agent.event("CONFIG_RELOADED", 1);
     until("the listener is back", || TcpStream::connect(address).ok());
     until("the agent is ready", || is_ready(&worker).then_some(()));
@@ -273,7 +267,7 @@ fn another_log_filter_is_in_force_at_once() {
     agent.event("CERT_ISSUED", 1);
     settle(&agent, &worker);
     assert!(!agent.log().contains("obtaining a certificate"));
-    configure(&worker, "[log]\nfilter = \"info,crank_agent=debug\"\n");
+    worker.configure("[log]\nfilter = \"info,crank_agent=debug\"\n");
     agent.event("CONFIG_RELOADED", 1);
     settle(&agent, &worker);
     assert!(agent.log().contains("obtaining a certificate"));

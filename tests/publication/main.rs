@@ -5,6 +5,7 @@
 
 mod attacks;
 mod crash;
+mod further;
 mod healing;
 mod layout;
 mod readers;

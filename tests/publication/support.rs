@@ -79,6 +79,7 @@ pub(crate) fn config(directory: &Path) -> FilesConfig {
         group: None,
         key_mode: 0o600,
         keep_generations: Duration::from_mins(1),
+        further: Vec::new(),
     }
 }
 
