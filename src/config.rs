@@ -8,6 +8,7 @@ mod facts;
 mod file;
 mod further;
 mod parse;
+mod place;
 mod report;
 mod resolve;
 mod setting;
@@ -65,6 +66,18 @@ pub struct Config {
     pub log: LogConfig,
     /// What is done after each publication, in this order.
     pub deliveries: Vec<DeliveryConfig>,
+    /// Further certificates, each with a directory of its own.
+    pub certificates: Vec<FurtherCertificate>,
+}
+
+/// A certificate that an agent keeps beside the first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FurtherCertificate {
+    /// Its name in events, metrics and status; a label.
+    pub name: String,
+    /// What is kept and how. It has neither listener nor Workload API nor further certificates; socket and log are the
+    /// agent's.
+    pub config: Config,
 }
 
 /// `CRANK_ENVIRONMENT`. Security is the same in both; policies may tell them apart.

@@ -137,6 +137,7 @@ pub(crate) fn config(directory: &Path) -> Config {
         allowed_skew: Duration::from_mins(1),
         server: None,
         deliveries: Vec::new(),
+        certificates: Vec::new(),
         log: LogConfig { format: LogFormat::Json, filter: "info".to_owned() },
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "config/certificates.rs"]
+mod certificates;
 #[path = "config/deliveries.rs"]
 mod deliveries;
 #[path = "config/files.rs"]
@@ -151,6 +153,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "revocation.files" => ("withdraw", "\"withdraw\""),
         "files.owner" | "files.group" | "file.owner" | "file.group" => ("4242", "4242"),
         "files.key_mode" | "file.mode" => ("0440", "\"0440\""),
+        "certificate.name" => ("admin", "\"admin\""),
         "file.name" => ("svid.pem", "\"svid.pem\""),
         "file.content" => ("leaf", "\"leaf\""),
         "file.alias" => ("web", "\"web\""),
@@ -185,6 +188,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
 fn companions(setting: &Setting) -> &'static [(&'static str, &'static str)] {
     match setting.key {
         _ if !setting.is_repeated() => &[],
+        "certificate.name" => &[("certificate.1.files.directory", "/x")],
         "federate.trust_domain" => &[("federate.1.roots_file", "/x")],
         "federate.roots_file" => &[("federate.1.trust_domain", "b.example")],
         "file.name" => &[("file.1.content", "key")],

@@ -63,6 +63,8 @@ pub(super) struct Draft {
     pub(super) files: BTreeMap<usize, FileDraft>,
     /// By their numbers.
     pub(super) federations: BTreeMap<usize, FederationDraft>,
+    /// Of a further certificate.
+    pub(super) certificate_name: Option<String>,
     /// Of the repeated table that is being read or shown.
     pub(super) number: usize,
 }
@@ -183,6 +185,7 @@ impl Draft {
                 filter: need(self.log_filter, "log.filter")?,
             },
             deliveries,
+            certificates: Vec::new(),
         })
     }
 

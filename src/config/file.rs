@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::place::{CERTIFICATE, Place, Reach};
 use super::report::{Origin, Problem};
 use super::setting::{REPEATED, REPEATED_LIMIT, Read, Setting};
 use super::sources::{Collected, Given, Input, SHOWN_LIMIT, VALUE_LIMIT, shown_text, unknown_key};
@@ -49,7 +50,7 @@ pub(super) fn read(path: &Path, named_by: &Origin, collected: &mut Collected) {
     let document = Document { path, text: &text };
     let (table, errors) = DeTable::parse_recoverable(&text);
     if errors.is_empty() {
-        document.top_level(table.get_ref(), collected);
+        document.settings(0, table.get_ref(), collected);
         return;
     }
     collected.file_unusable = true;
@@ -93,35 +94,51 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    fn top_level(&self, table: &DeTable<'_>, collected: &mut Collected) {
+    /// The settings of the first certificate and the agent, or with a number those of a further certificate.
+    fn settings(&self, certificate: usize, table: &DeTable<'_>, collected: &mut Collected) {
         for (key, value) in table {
-            let name = key.get_ref().as_ref();
-            let is_table = SETTINGS.iter().any(|setting| setting.table_and_name().0 == name);
-            if REPEATED.contains(&name) {
-                self.tables(name, key.span().start, value.get_ref(), collected);
+            let (name, start) = (key.get_ref().as_ref(), key.span().start);
+            let place = Place { certificate, table: 0 };
+            if name == CERTIFICATE && certificate == 0 {
+                for (index, entries) in self.tables(name, start, value.get_ref(), collected).into_iter().enumerate() {
+                    self.settings(index + 1, entries, collected);
+                }
                 continue;
             }
+            if REPEATED.contains(&name) {
+                for (index, entries) in self.tables(name, start, value.get_ref(), collected).into_iter().enumerate() {
+                    self.table(name, Place { certificate, table: index + 1 }, entries, collected);
+                }
+                continue;
+            }
+            let is_table = SETTINGS.iter().any(|setting| setting.table_and_name().0 == name);
             match value.get_ref() {
-                DeValue::Table(inner) if is_table => self.table(name, 0, inner, collected),
+                DeValue::Table(inner) if is_table => self.table(name, place, inner, collected),
                 _ if is_table => collected.problems.push(Problem {
                     key: Some(name.to_owned()),
-                    source: Some(self.origin(key.span().start)),
+                    source: Some(self.origin(start)),
                     value: None,
                     expected: format!("a table `[{name}]`, not a value"),
                     advice: format!("write `[{name}]` on a line of its own, its keys below"),
                 }),
-                _ => self.entry(("", 0), name, key.span().start, value, collected),
+                _ => self.entry("", place, name, start, value, collected),
             }
         }
     }
 
-    /// A table that may come several times.
-    fn tables(&self, table: &str, start: usize, value: &DeValue<'_>, collected: &mut Collected) {
+    /// The tables of a name that may come several times.
+    fn tables<'v, 'i>(
+        &self,
+        table: &str,
+        start: usize,
+        value: &'v DeValue<'i>,
+        collected: &mut Collected,
+    ) -> Vec<&'v DeTable<'i>> {
         let tables: Option<Vec<_>> = match value {
             DeValue::Array(elements) => elements.iter().map(|element| element.get_ref().as_table()).collect(),
             _ => None,
         };
-        let Some(tables) = tables.filter(|tables| tables.len() <= REPEATED_LIMIT) else {
+        tables.filter(|tables| tables.len() <= REPEATED_LIMIT).unwrap_or_else(|| {
             collected.problems.push(Problem {
                 key: Some(table.to_owned()),
                 source: Some(self.origin(start)),
@@ -129,39 +146,48 @@ impl Document<'_> {
                 expected: format!("tables `[[{table}]]`, at most {REPEATED_LIMIT} of them"),
                 advice: format!("write `[[{table}]]` on a line of its own for each, its keys below"),
             });
-            return;
-        };
-        for (index, entries) in tables.into_iter().enumerate() {
-            self.table(table, index + 1, entries, collected);
-        }
+            Vec::new()
+        })
     }
 
-    fn table(&self, table: &str, number: usize, entries: &DeTable<'_>, collected: &mut Collected) {
+    fn table(&self, table: &str, place: Place, entries: &DeTable<'_>, collected: &mut Collected) {
         for (key, value) in entries {
-            self.entry((table, number), key.get_ref().as_ref(), key.span().start, value, collected);
+            self.entry(table, place, key.get_ref().as_ref(), key.span().start, value, collected);
         }
     }
 
     fn entry(
         &self,
-        (table, number): (&str, usize),
+        table: &str,
+        place: Place,
         name: &str,
         start: usize,
         value: &Spanned<DeValue<'_>>,
         collected: &mut Collected,
     ) {
         let origin = self.origin(start);
+        let table = if (table, place.certificate > 0, name) == ("", true, "name") { CERTIFICATE } else { table };
         // By its parts: a quoted name that contains a dot is not the key that it looks like.
-        match SETTINGS.iter().find(|setting| setting.table_and_name() == (table, name)) {
+        let found = SETTINGS.iter().find(|setting| setting.table_and_name() == (table, name));
+        let key = if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
+        match found {
+            Some(setting) if place.certificate > 0 && setting.reach() == Reach::Agent => {
+                collected.problems.push(Problem {
+                    advice: format!("remove it from {origin}, or set `{key}` outside of `[[{CERTIFICATE}]]`"),
+                    key: Some(setting.key_at(place)),
+                    source: Some(origin),
+                    value: None,
+                    expected: "a setting of a certificate; this is one of the whole agent".to_owned(),
+                });
+            }
             Some(setting) => collected.given.push(Given {
                 setting,
-                number,
+                place,
                 origin,
                 input: input(setting, value.get_ref()),
                 shown: shown(setting, value.get_ref()),
             }),
-            None if table.is_empty() => collected.problems.push(unknown_key(name, origin)),
-            None => collected.problems.push(unknown_key(&format!("{table}.{name}"), origin)),
+            None => collected.problems.push(unknown_key(&key, origin)),
         }
     }
 

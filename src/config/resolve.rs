@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::Config;
 use super::draft::Draft;
 use super::facts::Facts;
 use super::parse;
+use super::place::{CERTIFICATE, Reach, find_placed};
 use super::report::{ConfigReport, Origin, Problem};
-use super::setting::{Fallback, Read, Setting, find_numbered};
+use super::setting::{Fallback, REPEATED, Read, Setting};
 use super::sources::{Arguments, Collected, Given, Input};
 use super::table::SETTINGS;
 use super::together::problems_together;
+use super::{Config, FurtherCertificate};
 use crate::unix_socket::PATH_LIMIT;
 
 /// A configuration, and where it comes from.
@@ -25,6 +26,7 @@ pub struct Resolution {
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
     pub(super) draft: Draft,
+    pub(super) certificates: BTreeMap<usize, Draft>,
     pub(super) origins: Origins,
 }
 
@@ -45,17 +47,21 @@ pub fn load(arguments: &Arguments) -> Result<Config, ConfigReport> {
 /// A report of all problems.
 pub fn resolve(arguments: &Arguments) -> Result<Resolution, ConfigReport> {
     let reading = Reading::of(arguments);
-    let Reading { draft, origins, mut problems, warnings, file, file_unusable } = reading;
-    problems.extend(problems_together(&draft, &origins));
-    let assembled = draft.clone().assemble();
+    let mut problems = reading.problems.clone();
+    problems.extend(problems_together(&reading.draft, &reading.certificates, &reading.origins));
+    let first = reading.draft.clone().assemble();
+    let assembled = first.and_then(|first| Ok(Config { certificates: reading.further_certificates()?, ..first }));
     if let Err(key) = &assembled
-        && !file_unusable
+        && !reading.file_unusable
         && !problems.iter().any(|problem| problem.key.as_ref() == Some(key))
     {
         problems.push(missing(key));
     }
     match assembled {
-        Ok(config) if problems.is_empty() => Ok(Resolution { config, warnings, file, draft, origins }),
+        Ok(config) if problems.is_empty() => {
+            let Reading { draft, certificates, origins, warnings, file, .. } = reading;
+            Ok(Resolution { config, warnings, file, draft, certificates, origins })
+        }
         _ => Err(ConfigReport::new(in_order(problems))),
     }
 }
@@ -78,7 +84,10 @@ pub fn control_socket(arguments: &Arguments) -> Result<PathBuf, ConfigReport> {
 
 /// All values, read one by one.
 struct Reading {
+    /// Of the agent and its first certificate.
     draft: Draft,
+    /// Of the further ones, by their numbers.
+    certificates: BTreeMap<usize, Draft>,
     origins: Origins,
     problems: Vec<Problem>,
     warnings: Vec<String>,
@@ -89,28 +98,54 @@ struct Reading {
 impl Reading {
     fn of(arguments: &Arguments) -> Self {
         let Collected { given, problems, warnings, file, file_unusable } = arguments.collect();
-        let (draft, origins) = (Draft::default(), Origins::new());
-        let mut reading = Self { draft, origins, problems, warnings, file, file_unusable };
+        let (draft, certificates, origins) = (Draft::default(), BTreeMap::new(), Origins::new());
+        let mut reading = Self { draft, certificates, origins, problems, warnings, file, file_unusable };
+        let facts = &arguments.facts;
+        let first: Vec<&Given> = given.iter().filter(|given| given.place.certificate == 0).collect();
+        let mut draft = reading.settings(&first, facts);
+        reading.compute_defaults(&mut draft, &first, facts);
+        reading.draft = draft;
+        let further: BTreeSet<usize> = given.iter().map(|given| given.place.certificate).collect();
+        for number in further.into_iter().filter(|number| *number > 0) {
+            let own: Vec<&Given> = given.iter().filter(|given| given.place.certificate == number).collect();
+            let has = |whole: &str| own.iter().any(|given| given.setting.key.starts_with(whole));
+            let wholes: Vec<&str> = WHOLES.into_iter().filter(|whole| has(whole)).collect();
+            let inherited = first.iter().filter(|given| {
+                let own = wholes.iter().any(|whole| given.setting.key.starts_with(whole));
+                given.setting.reach() != Reach::Own && !own
+            });
+            let all: Vec<&Given> = inherited.chain(&own).copied().collect();
+            let mut draft = reading.settings(&all, facts);
+            default_key_mode(&mut draft, &all);
+            draft.control_socket.clone_from(&reading.draft.control_socket);
+            reading.certificates.insert(number, draft);
+        }
+        reading
+    }
+
+    /// Reads every setting of one certificate.
+    fn settings(&mut self, given: &[&Given], facts: &Facts) -> Draft {
+        let mut draft = Draft::default();
         for setting in &SETTINGS {
-            for number in numbers(setting, &given) {
-                let given = given.iter().filter(|given| given.setting.key == setting.key && given.number == number);
-                reading.setting((setting, number), given, &arguments.facts);
+            for number in numbers(setting, given) {
+                let of_it = |given: &&Given| given.setting.key == setting.key && given.place.table == number;
+                self.setting(&mut draft, (setting, number), given.iter().copied().filter(of_it), facts);
             }
         }
-        reading.compute_defaults(&arguments.facts);
-        reading
+        draft
     }
 
     /// Reads a setting: the last value is in force. Those before it are read to tell that they are wrong: a warning,
     /// except for the switches, which no source may set to anything but true.
     fn setting<'a>(
         &mut self,
+        draft: &mut Draft,
         (setting, number): (&'static Setting, usize),
         given: impl Iterator<Item = &'a Given>,
         facts: &Facts,
     ) {
         let mut given = given.peekable();
-        self.draft.number = number;
+        draft.number = number;
         if given.peek().is_none() {
             if let Fallback::Text(text) = setting.default {
                 let elements = text.split(',').filter(|element| !element.is_empty()).map(str::to_owned);
@@ -119,39 +154,44 @@ impl Reading {
                     _ => Input::Text(text.to_owned()),
                 };
                 // A test reads every default.
-                let _ = apply(setting, &mut self.draft, &input, facts);
+                let _ = apply(setting, draft, &input, facts);
             }
             return;
         }
         while let Some(one) = given.next() {
             let winner = given.peek().is_none();
             let mut aside = Draft { number, ..Draft::default() };
-            let draft = if winner { &mut self.draft } else { &mut aside };
+            let draft = if winner { &mut *draft } else { &mut aside };
             let result = one.input.clone().and_then(|input| apply(setting, draft, &input, facts));
+            let key = setting.key_at(one.place);
             if winner {
-                self.origins.insert(setting.key_of(number), one.origin.clone());
+                self.origins.insert(key.clone(), one.origin.clone());
             }
             let Err(expected) = result else { continue };
             if winner || setting.is_switch() {
-                self.problems.push(problem(&setting.key_of(number), &one.origin, one.shown.clone(), expected));
+                let problem = problem(&key, &one.origin, one.shown.clone(), expected);
+                // What a further certificate has of the first is told once.
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
             } else {
                 let value = one.shown.as_deref().unwrap_or("its value");
-                let (key, origin) = (setting.key_of(number), &one.origin);
-                self.warnings.push(format!("{origin}: {key} = {value} is overridden, but wrong: expected {expected}"));
+                let origin = &one.origin;
+                let warning = format!("{origin}: {key} = {value} is overridden, but wrong: expected {expected}");
+                if !self.warnings.contains(&warning) {
+                    self.warnings.push(warning);
+                }
             }
         }
     }
 
     /// Defaults that follow from other values or from the machine.
-    fn compute_defaults(&mut self, facts: &Facts) {
-        let draft = &mut self.draft;
-        if !self.origins.contains_key("files.directory") {
+    fn compute_defaults(&mut self, draft: &mut Draft, given: &[&Given], facts: &Facts) {
+        if !is_given(given, "files.directory") {
             draft.directory = facts.default_directory();
         }
-        if !self.origins.contains_key("files.key_mode") {
-            draft.key_mode = Some(if draft.group.is_some() { 0o640 } else { 0o600 });
-        }
-        if let (false, Some(directory)) = (self.origins.contains_key("control.socket"), &draft.directory) {
+        default_key_mode(draft, given);
+        if let (false, Some(directory)) = (is_given(given, "control.socket"), &draft.directory) {
             let socket = directory.join(SOCKET_NAME);
             let length = socket.as_os_str().len();
             if length > PATH_LIMIT {
@@ -167,15 +207,37 @@ impl Reading {
             }
         }
     }
+
+    /// The further certificates, or the key of the first value that is missing.
+    fn further_certificates(&self) -> Result<Vec<FurtherCertificate>, String> {
+        let one = |(number, draft): (&usize, &Draft)| {
+            let key = |key: &str| format!("{CERTIFICATE}.{number}.{key}");
+            let name = draft.certificate_name.clone().ok_or_else(|| key("name"))?;
+            let config = draft.clone().assemble().map_err(|missing| key(&missing))?;
+            Ok(FurtherCertificate { name, config: Config { server: None, workload_api: None, ..config } })
+        };
+        self.certificates.iter().map(one).collect()
+    }
+}
+
+fn default_key_mode(draft: &mut Draft, given: &[&Given]) {
+    if !is_given(given, "files.key_mode") {
+        draft.key_mode = Some(if draft.group.is_some() { 0o640 } else { 0o600 });
+    }
+}
+
+fn is_given(given: &[&Given], key: &str) -> bool {
+    given.iter().any(|given| given.setting.key == key)
 }
 
 /// The numbers of the tables of this setting that anything is said of; 0 for one that is not repeated.
-fn numbers(setting: &Setting, given: &[Given]) -> BTreeSet<usize> {
-    if !setting.is_repeated() {
+fn numbers(setting: &Setting, given: &[&Given]) -> BTreeSet<usize> {
+    let table = setting.table_and_name().0;
+    if !REPEATED.contains(&table) {
         return BTreeSet::from([0]);
     }
-    let same_table = |given: &&Given| given.setting.table_and_name().0 == setting.table_and_name().0;
-    given.iter().filter(same_table).map(|given| given.number).collect()
+    let same_table = |given: &&&Given| given.setting.table_and_name().0 == table;
+    given.iter().filter(same_table).map(|given| given.place.table).collect()
 }
 
 fn apply(setting: &Setting, draft: &mut Draft, input: &Input, facts: &Facts) -> Result<(), String> {
@@ -217,7 +279,7 @@ fn missing(key: &str) -> Problem {
 }
 
 fn of_setting(setting: &Setting, key: &str) -> bool {
-    setting.key == key || find_numbered(key).is_some_and(|(found, _)| found.key == setting.key)
+    setting.key == key || find_placed(key).is_some_and(|(found, _)| found.key == setting.key)
 }
 
 /// Problems in the order of the documentation; files first, unknown keys after them.
@@ -229,6 +291,9 @@ fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems.sort_by_key(place);
     problems
 }
+
+/// Of settings that begin so, a further certificate that has one of its own has none of the first.
+const WHOLES: [&str; 2] = ["federate.", "ca.root_"];
 
 const SOCKET_NAME: &str = ".crank-agent.sock";
 

@@ -4,6 +4,7 @@ use toml::Value;
 
 use super::draft::Draft;
 use super::facts::Facts;
+use super::place::{CERTIFICATE, Place};
 use super::table::SETTINGS;
 
 /// One setting: a row of [`SETTINGS`].
@@ -76,20 +77,16 @@ impl Setting {
     /// The name in the environment: `ca.url` is `CRANK_CA_URL`. Of a repeated one, that of the first.
     #[must_use]
     pub fn environment_name(&self) -> String {
-        let number = usize::from(self.is_repeated());
-        format!("{ENVIRONMENT_PREFIX}{}", self.key_of(number).replace('.', "_").to_ascii_uppercase())
+        let certificate = usize::from(self.table_and_name().0 == CERTIFICATE);
+        let place = Place { certificate, table: usize::from(certificate == 0 && self.is_repeated()) };
+        format!("{ENVIRONMENT_PREFIX}{}", self.key_at(place).replace('.', "_").to_ascii_uppercase())
     }
 
     /// Whether its table may come several times.
     #[must_use]
     pub fn is_repeated(&self) -> bool {
-        REPEATED.contains(&self.table_and_name().0)
-    }
-
-    /// The key with the number of its table, counted from 1: `deliver.1.signal`. 0 stands for a table that is not repeated.
-    pub(super) fn key_of(&self, number: usize) -> String {
-        let (table, name) = self.table_and_name();
-        if number == 0 { self.key.to_owned() } else { format!("{table}.{number}.{name}") }
+        let table = self.table_and_name().0;
+        table == CERTIFICATE || REPEATED.contains(&table)
     }
 
     /// The TOML table, empty at the top level, and the name in it.
@@ -107,7 +104,7 @@ impl Setting {
 /// What the name of every setting begins with in the environment.
 pub const ENVIRONMENT_PREFIX: &str = "CRANK_";
 
-/// The tables that may come several times, as `[[deliver]]`, in the order of the documentation.
+/// The tables of a certificate that may come several times, as `[[deliver]]`, in the order of the documentation.
 pub const REPEATED: [&str; 3] = ["file", "federate", "deliver"];
 
 /// The most tables of one name.
@@ -117,34 +114,6 @@ pub(super) const REPEATED_LIMIT: usize = 20;
 #[must_use]
 pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
-}
-
-/// The setting that has this key, with a number where its table is repeated.
-pub(super) fn find_numbered(key: &str) -> Option<(&'static Setting, usize)> {
-    let mut parts = key.splitn(3, '.');
-    if let (Some(table), Some(number), Some(name)) = (parts.next(), parts.next(), parts.next())
-        && REPEATED.contains(&table)
-    {
-        let setting = SETTINGS.iter().find(|setting| setting.table_and_name() == (table, name))?;
-        return Some((setting, table_number(number)?));
-    }
-    find(key).filter(|setting| !setting.is_repeated()).map(|setting| (setting, 0))
-}
-
-/// The setting with this name in the environment, where its table is repeated.
-pub(super) fn find_numbered_variable(name: &str) -> Option<(&'static Setting, usize)> {
-    let name = name.strip_prefix(ENVIRONMENT_PREFIX)?;
-    REPEATED.iter().find_map(|table| {
-        let rest = name.strip_prefix(&table.to_ascii_uppercase())?.strip_prefix('_')?;
-        let (number, rest) = rest.split_once('_')?;
-        find_numbered(&format!("{table}.{number}.{}", rest.to_ascii_lowercase()))
-    })
-}
-
-/// A number of a repeated table, as it is written without zeros before it.
-fn table_number(text: &str) -> Option<usize> {
-    let number = text.parse().ok().filter(|number| (1..=REPEATED_LIMIT).contains(number))?;
-    (number.to_string() == text).then_some(number)
 }
 
 /// The key that someone who wrote `key` may have meant: the same name in another table, an environment name in lower

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::facts::Facts;
 use super::file;
+use super::place::{Place, find_placed, find_placed_variable};
 use super::report::{NAME_LIMIT, Origin, Problem};
-use super::setting::{ENVIRONMENT_PREFIX, Read, Setting, find, find_numbered, find_numbered_variable, similar_key};
+use super::setting::{ENVIRONMENT_PREFIX, Read, Setting, find, similar_key};
 use super::table::SETTINGS;
 use crate::printable::printable;
 
@@ -37,8 +38,7 @@ struct Flag {
 #[derive(Debug, Clone)]
 pub(super) struct Given {
     pub(super) setting: &'static Setting,
-    /// Of which of its tables, counted from 1; 0 where there is but one.
-    pub(super) number: usize,
+    pub(super) place: Place,
     pub(super) origin: Origin,
     /// The value, or what was expected where it cannot even be passed on.
     pub(super) input: Result<Input, String>,
@@ -133,7 +133,9 @@ impl Arguments {
     pub(super) fn collect(&self) -> Collected {
         let mut collected = Collected::default();
         let defaults = self.defaults.iter().filter_map(|(key, value)| Some((find(key)?, value)));
-        collected.given.extend(defaults.map(|(setting, value)| from_text(setting, 0, Origin::Default, value)));
+        collected
+            .given
+            .extend(defaults.map(|(setting, value)| from_text(setting, Place::default(), Origin::Default, value)));
         file::read(&self.file, &self.file_origin, &mut collected);
         self.collect_environment(&mut collected);
         self.collect_flags(&mut collected);
@@ -145,14 +147,14 @@ impl Arguments {
             let own = setting.environment_name();
             for name in setting.aliases.iter().copied().chain([own.as_str()]) {
                 if let Some(value) = self.environment.get(OsStr::new(name)) {
-                    collected.given.push(from_variable(setting, 0, name, value));
+                    collected.given.push(from_variable(setting, Place::default(), name, value));
                 }
             }
         }
         for (name, value) in &self.environment {
             let name = name.to_string_lossy();
-            if let Some((setting, number)) = find_numbered_variable(&name) {
-                collected.given.push(from_variable(setting, number, &name, value));
+            if let Some((setting, place)) = find_placed_variable(&name) {
+                collected.given.push(from_variable(setting, place, &name, value));
             }
         }
         self.warn_of_unknown_variables(collected);
@@ -165,7 +167,7 @@ impl Arguments {
             SETTINGS.iter().filter(|setting| !setting.is_repeated()).map(Setting::environment_name).collect();
         let unknown = self.environment.keys().map(|name| name.to_string_lossy()).filter(|name| {
             let prefixed = name.starts_with(ENVIRONMENT_PREFIX) && name != FILE_VARIABLE;
-            let known = known.iter().any(|known| known == name) || find_numbered_variable(name).is_some();
+            let known = known.iter().any(|known| known == name) || find_placed_variable(name).is_some();
             prefixed && !known && !is_service_link(name)
         });
         for name in unknown.take(WARNING_LIMIT) {
@@ -183,8 +185,8 @@ impl Arguments {
                 "--set" => format!("--set {}", flag.key),
                 name => name.to_owned(),
             });
-            match find_numbered(&flag.key) {
-                Some((setting, number)) => collected.given.push(from_text(setting, number, origin, &flag.value)),
+            match find_placed(&flag.key) {
+                Some((setting, place)) => collected.given.push(from_text(setting, place, origin, &flag.value)),
                 None => collected.problems.push(unknown_key(&flag.key, origin)),
             }
         }
@@ -207,13 +209,13 @@ pub const DEFAULT_FILE: &str = "/etc/crank-agent/config.toml";
 /// The environment variable that names the configuration file.
 pub const FILE_VARIABLE: &str = "CRANK_CONFIG";
 
-fn from_variable(setting: &'static Setting, number: usize, name: &str, value: &OsStr) -> Given {
+fn from_variable(setting: &'static Setting, place: Place, name: &str, value: &OsStr) -> Given {
     let origin = Origin::Environment(name.to_owned());
     match value.to_str() {
-        Some(text) => from_text(setting, number, origin, text),
+        Some(text) => from_text(setting, place, origin, text),
         None => Given {
             setting,
-            number,
+            place,
             origin,
             input: Err("UTF-8 text".to_owned()),
             shown: Some(shown_text(setting, &value.to_string_lossy())),
@@ -222,7 +224,7 @@ fn from_variable(setting: &'static Setting, number: usize, name: &str, value: &O
 }
 
 /// A value as environment and flags have it. An empty one is refused: it is mostly a variable that was not filled in.
-fn from_text(setting: &'static Setting, number: usize, origin: Origin, text: &str) -> Given {
+fn from_text(setting: &'static Setting, place: Place, origin: Origin, text: &str) -> Given {
     let shown = Some(shown_text(setting, text));
     let input = match () {
         () if text.is_empty() => Err("a value, or none at all (this one is empty)".to_owned()),
@@ -232,7 +234,7 @@ fn from_text(setting: &'static Setting, number: usize, origin: Origin, text: &st
         }
         () => Ok(Input::Text(text.to_owned())),
     };
-    Given { setting, number, origin, input, shown }
+    Given { setting, place, origin, input, shown }
 }
 
 /// The problem of a key that does not exist. Its value is not shown: a misplaced secret is a likely one.

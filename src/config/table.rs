@@ -1,5 +1,6 @@
 //! Owns the one table of settings; file, environment, flags, `check-config` and the documentation all follow it.
 
+mod certificate;
 mod deliver;
 mod federate;
 mod file;
@@ -16,7 +17,7 @@ use crate::duration::format_duration;
 
 /// Every setting, in the order of the documentation.
 pub static SETTINGS: [Setting; COUNT] = {
-    let tables: [&[Setting]; 4] = [&once::ROWS, &file::ROWS, &federate::ROWS, &deliver::ROWS];
+    let tables: [&[Setting]; 5] = [&once::ROWS, &file::ROWS, &federate::ROWS, &deliver::ROWS, &certificate::ROWS];
     let mut all = [once::ROWS[0]; COUNT];
     let (mut table, mut count) = (0, 0);
     while table < tables.len() {
@@ -31,7 +32,8 @@ pub static SETTINGS: [Setting; COUNT] = {
     all
 };
 
-const COUNT: usize = once::ROWS.len() + file::ROWS.len() + federate::ROWS.len() + deliver::ROWS.len();
+const COUNT: usize =
+    once::ROWS.len() + file::ROWS.len() + federate::ROWS.len() + deliver::ROWS.len() + certificate::ROWS.len();
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);

@@ -7,17 +7,79 @@ use super::Fault;
 use super::deliver::DeliveryDraft;
 use super::draft::Draft;
 use super::further::{FederationDraft, FileDraft};
+use super::place::CERTIFICATE;
 use super::report::{Origin, Problem};
 use super::resolve::Origins;
 use crate::identity::TrustDomain;
 
-/// What is wrong between values that are good one by one.
-pub(super) fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem> {
+/// What is wrong between values that are good one by one, in each certificate and between them.
+pub(super) fn problems_together(first: &Draft, further: &BTreeMap<usize, Draft>, origins: &Origins) -> Vec<Problem> {
+    let mut problems = problems_of(first, Sources::of(origins, 0));
+    let mut seen: Vec<(usize, &Draft)> = vec![(0, first)];
+    for (number, draft) in further {
+        let source = Sources::of(origins, *number);
+        let told = |problem: &Problem| {
+            // What a further certificate has of the first is told of the first.
+            let inherited = problem.key.as_ref().is_some_and(|key| !origins.contains_key(key));
+            inherited && problems.iter().any(|first| first.expected == problem.expected)
+        };
+        let own: Vec<Problem> = problems_of(draft, source).into_iter().filter(|problem| !told(problem)).collect();
+        problems.extend(own);
+        let mut double = |key: &str, expected: String| {
+            let (source, key) = (source.get(key).cloned(), source.key(key));
+            problems.push(Problem { key: Some(key), source, value: None, expected, advice: "change it".to_owned() });
+        };
+        for (_, other) in &seen {
+            if draft.directory.is_some() && draft.directory == other.directory {
+                double("files.directory", "a directory that no other certificate of this agent has".to_owned());
+            }
+            if let Some(name) =
+                draft.certificate_name.as_ref().filter(|name| Some(*name) == other.certificate_name.as_ref())
+            {
+                double("name", format!("one that no other `[[certificate]]` has; there is `{name}` already"));
+            }
+        }
+        seen.push((*number, draft));
+    }
+    problems
+}
+
+/// Where the values of one certificate come from.
+#[derive(Clone, Copy)]
+struct Sources<'a> {
+    origins: &'a Origins,
+    certificate: usize,
+}
+
+impl<'a> Sources<'a> {
+    fn of(origins: &'a Origins, certificate: usize) -> Self {
+        Self { origins, certificate }
+    }
+
+    /// The key with its certificate.
+    fn key(self, key: &str) -> String {
+        match self.certificate {
+            0 => key.to_owned(),
+            number => format!("{CERTIFICATE}.{number}.{key}"),
+        }
+    }
+
+    fn own(self, key: &str) -> Option<&'a Origin> {
+        self.origins.get(&self.key(key))
+    }
+
+    fn get(self, key: &str) -> Option<&'a Origin> {
+        self.own(key).or_else(|| self.origins.get(key))
+    }
+}
+
+fn problems_of(draft: &Draft, origins: Sources<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let set_by = |key| origins.get(key).filter(|origin| **origin != Origin::Default);
-    if let (Some(fingerprint), Some(file)) = (set_by("ca.root_fingerprint"), set_by("ca.root_file")) {
+    let set_by = |key: &str| origins.get(key).filter(|origin| **origin != Origin::Default);
+    let own = |key: &str| origins.own(key).filter(|origin| **origin != Origin::Default);
+    if let (Some(fingerprint), Some(file)) = (own("ca.root_fingerprint"), own("ca.root_file")) {
         problems.push(Problem {
-            key: Some("ca.root_fingerprint".to_owned()),
+            key: Some(origins.key("ca.root_fingerprint")),
             source: Some(fingerprint.clone()),
             value: draft.root_fingerprint_text(),
             expected: format!("one of `ca.root_fingerprint` and `ca.root_file`, which {file} sets"),
@@ -43,7 +105,7 @@ pub(super) fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem
             let shown = crate::duration::format_duration;
             let expected = format!("{expected} ({} is not less than {})", shown(smaller), shown(larger));
             let advice = "change either".to_owned();
-            problems.push(Problem { key: Some(key.to_owned()), source: Some(origin), value: None, expected, advice });
+            problems.push(Problem { key: Some(origins.key(key)), source: Some(origin), value: None, expected, advice });
         }
     };
     ordered(
@@ -73,12 +135,12 @@ pub(super) fn problems_together(draft: &Draft, origins: &Origins) -> Vec<Problem
 fn faults<D>(
     table: &str,
     drafts: &BTreeMap<usize, D>,
-    origins: &Origins,
+    origins: Sources<'_>,
     of: impl Fn(&D) -> Vec<Fault>,
 ) -> Vec<Problem> {
     let problem = |number: usize, (name, expected): Fault| {
         let key = format!("{table}.{number}.{name}");
-        let source = origins.get(&key).cloned();
+        let (source, key) = (origins.get(&key).cloned(), origins.key(&key));
         let advice = source.as_ref().map_or_else(|| format!("set `{key}`"), |source| source.advice(&key));
         Problem { key: Some(key), source, value: None, expected, advice }
     };
@@ -93,7 +155,7 @@ fn doubles<D>(
     table: &str,
     name: &str,
     drafts: &BTreeMap<usize, D>,
-    origins: &Origins,
+    origins: Sources<'_>,
     called: impl Fn(&D) -> Option<String>,
 ) -> Vec<Problem> {
     let mut seen = BTreeSet::new();
@@ -102,7 +164,7 @@ fn doubles<D>(
         let Some(value) = called(draft) else { continue };
         if !seen.insert(value.clone()) {
             let key = format!("{table}.{number}.{name}");
-            let source = origins.get(&key).cloned();
+            let (source, key) = (origins.get(&key).cloned(), origins.key(&key));
             let expected = format!("one that no other `[[{table}]]` has; there is `{value}` already");
             problems.push(Problem { key: Some(key), source, value: None, expected, advice: "change it".to_owned() });
         }
