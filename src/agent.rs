@@ -4,6 +4,7 @@ mod asked;
 mod kept;
 mod life;
 mod listening;
+mod part;
 mod readiness;
 mod reloading;
 mod workload;
@@ -93,9 +94,17 @@ pub async fn init(config: &Config) -> Result<(), AgentError> {
     events.subscribe(log_event);
     let mut signals = Signals::begin()?;
     tokio::select! {
-        result = initialize(config, events) => result.map(drop).map_err(AgentError::from),
+        result = initialize_all(config, &events) => result.map_err(AgentError::from),
         () = signals.stop() => Err(AgentError::Interrupted),
     }
+}
+
+async fn initialize_all(config: &Config, events: &EventBus) -> Result<(), InitializationError> {
+    initialize(config, events.clone()).await?;
+    for further in &config.certificates {
+        initialize(&further.config, events.of_certificate(&further.name)).await?;
+    }
+    Ok(())
 }
 
 /// What an agent is given beside its settings.
@@ -142,15 +151,20 @@ pub async fn run(arguments: Arguments, config: Config, surroundings: Surrounding
     events.subscribe(log_event);
     let metrics = Metrics::new()?;
     let observer = metrics.clone();
-    events.subscribe(move |record| observer.observe_event(record));
+    events.subscribe(move |record| {
+        // Those of a further certificate are counted by its own metrics.
+        if record.certificate.is_none() {
+            observer.observe_event(record);
+        }
+    });
     let kept = Arc::new(Kept::default());
     let shared = Shared { arguments, clock: Arc::new(SystemClock), events, metrics, service_manager, kept, stop };
     let (mut config, mut reloading) = (config, Reloading::default());
     let mut life = Life::begin(&shared, &config).await?;
     loop {
-        let (next, handover) = match life.run(&shared, &mut signals, &mut reloading).await? {
+        let (next, handovers) = match life.run(&shared, &mut signals, &mut reloading).await? {
             End::Stopped => return Ok(()),
-            End::Reload(next, handover) => (*next, handover),
+            End::Reload(next, handovers) => (*next, handovers),
         };
         let begun = match Life::begin(&shared, &next).await {
             Ok(life) => {
@@ -166,7 +180,7 @@ pub async fn run(arguments: Arguments, config: Config, surroundings: Surrounding
                 Life::begin(&shared, &config).await?
             }
         };
-        life = begun.after(handover);
+        life = begun.after(handovers);
         shared.service_manager.reloaded();
     }
 }
@@ -197,6 +211,21 @@ impl Shared {
         }
     }
 
+    /// The same for one certificate: its events and metrics have its name.
+    fn of_certificate(&self, name: Option<&str>) -> Result<Self, MetricsError> {
+        let Some(name) = name else { return Ok(self.clone()) };
+        let (events, metrics) = (self.events.of_certificate(name), self.metrics.of_certificate(name)?);
+        let observer = metrics.clone();
+        events.subscribe(move |record| observer.observe_event(record));
+        Ok(Self { events, metrics, ..self.clone() })
+    }
+
+    /// Forgets the certificates that `config` does not have.
+    fn begin_certificates(&self, config: &Config) {
+        self.kept.begin_certificates(config);
+        self.metrics.retain(|name| config.certificates.iter().any(|further| further.name == name));
+    }
+
     fn report(&self, config: &Config, event: CertificateEvent, error: Option<EventError>) {
         self.events.emit(&EventRecord {
             event,
@@ -208,6 +237,7 @@ impl Shared {
             error,
             decision_id: None,
             detail: None,
+            certificate: None,
         });
     }
 }

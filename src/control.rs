@@ -43,6 +43,8 @@ pub const CONNECTION_LIMIT: usize = 16;
 pub struct ControlState {
     /// What `status` shows.
     pub status: watch::Receiver<AgentStatus>,
+    /// The same of further certificates, by name.
+    pub further: Vec<(String, watch::Receiver<AgentStatus>)>,
     /// Tells whether a usable certificate is on disk now. May read files: it is called off the async threads.
     pub readiness: ReadinessCheck,
     /// Where wishes to renew go. Should hold few; when it is full, the caller is told to come again.

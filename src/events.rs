@@ -242,6 +242,9 @@ pub struct EventRecord {
     /// What else is to be said, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The name of a further certificate; absent for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 type Listener = Arc<dyn Fn(&EventRecord) + Send + Sync>;
@@ -253,6 +256,16 @@ pub struct EventBus {
 }
 
 impl EventBus {
+    /// A bus for a further certificate: what is emitted on it goes to this one too, with the certificate's name.
+    #[must_use]
+    pub fn of_certificate(&self, name: &str) -> Self {
+        let (all, name, own) = (self.clone(), name.to_owned(), Self::default());
+        own.subscribe(move |record| {
+            all.emit(&EventRecord { certificate: Some(name.clone()), ..record.clone() });
+        });
+        own
+    }
+
     /// Adds a listener. It must return quickly, as the emitter waits; one that panics is reported and skipped.
     pub fn subscribe(&self, listener: impl Fn(&EventRecord) + Send + Sync + 'static) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(listener));
@@ -293,6 +306,7 @@ mod tests {
 
     fn record(event: CertificateEvent) -> EventRecord {
         EventRecord {
+            certificate: None,
             event,
             severity: event.severity(),
             correlation_id: "req_1".to_owned(),

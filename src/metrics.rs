@@ -1,5 +1,7 @@
 //! Owns the metrics: their names, what moves them, and their text form for Prometheus.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -20,6 +22,8 @@ use crate::status::AgentStatus;
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// Those of further certificates, by name: the same metrics with one more label.
+    further: Arc<Mutex<BTreeMap<String, Metrics>>>,
     expiration: Histogram,
     issuance: Counter,
     renewal: Counter,
@@ -82,7 +86,30 @@ impl Metrics {
     /// # Errors
     /// When two of them clash; with the fixed names here, never.
     pub fn new() -> Result<Self, MetricsError> {
-        Self::register().map_err(|source| MetricsError { what: "register", source })
+        Self::register(None).map_err(|source| MetricsError { what: "register", source })
+    }
+
+    /// The metrics of a further certificate, which have its name in the label `certificate`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_certificate(&self, name: &str) -> Result<Self, MetricsError> {
+        let mut further = self.further();
+        if let Some(metrics) = further.get(name) {
+            return Ok(metrics.clone());
+        }
+        let metrics = Self::register(Some(name)).map_err(|source| MetricsError { what: "register", source })?;
+        further.insert(name.to_owned(), metrics.clone());
+        Ok(metrics)
+    }
+
+    /// Forgets the further certificates whose name is not to stay.
+    pub(crate) fn retain(&self, stays: impl Fn(&str) -> bool) {
+        self.further().retain(|name, _| stays(name));
+    }
+
+    fn further(&self) -> MutexGuard<'_, BTreeMap<String, Self>> {
+        self.further.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts what happened.
@@ -157,19 +184,29 @@ impl Metrics {
     /// When the encoder fails.
     pub fn render(&self, ready: bool) -> Result<String, MetricsError> {
         self.ready.set(Some(f64::from(u8::from(ready))));
+        let mut families = self.registry.gather();
+        for mut family in self.further().values().flat_map(|metrics| metrics.registry.gather()) {
+            match families.iter_mut().find(|known| known.name() == family.name()) {
+                Some(known) => known.mut_metric().extend(family.take_metric()),
+                None => families.push(family),
+            }
+        }
         TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
+            .encode_to_string(&families)
             .map_err(|source| MetricsError { what: "write the text form", source })
     }
 
-    fn register() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let build = gauge(
-            &registry,
-            Opts::new("crank_agent_build_info", "Always 1; the version is in the label.")
-                .const_label("version", env!("CARGO_PKG_VERSION")),
-        )?;
-        build.set(1.0);
+    fn register(certificate: Option<&str>) -> Result<Self, prometheus::Error> {
+        let label = certificate.map(|name| HashMap::from([("certificate".to_owned(), name.to_owned())]));
+        let registry = Registry::new_custom(None, label)?;
+        if certificate.is_none() {
+            let build = gauge(
+                &registry,
+                Opts::new("crank_agent_build_info", "Always 1; the version is in the label.")
+                    .const_label("version", env!("CARGO_PKG_VERSION")),
+            )?;
+            build.set(1.0);
+        }
         let error_types = ERROR_KINDS.map(|kind| kind.label).into_iter().chain([OTHER]).collect::<Vec<_>>();
         let errors = counters(&registry, "crank_cert_errors_total", "Failures, by type.", "type", &error_types)?;
         let event_names = CertificateEvent::ALL.map(CertificateEvent::name);
@@ -228,6 +265,7 @@ impl Metrics {
             )?,
             ready: optional("crank_agent_ready", "1 when a usable certificate is on disk now, by the clock.")?,
             registry,
+            further: Arc::default(),
         })
     }
 }

@@ -43,6 +43,19 @@ pub struct AgentStatus {
     pub ca: CaStatus,
     /// Reloads and proofs; empty where none are configured.
     pub deliveries: Vec<DeliveryStatus>,
+    /// The further certificates of the agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<FurtherStatus>,
+}
+
+/// The state of a further certificate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FurtherStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The same as of the first.
+    #[serde(flatten)]
+    pub status: AgentStatus,
 }
 
 impl AgentStatus {

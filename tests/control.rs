@@ -45,7 +45,7 @@ impl Agent {
         let (status, watched) = watch::channel(agent_status());
         let (renew, renewals) = mpsc::channel(2);
         let cancelled = CancellationToken::new();
-        let state = ControlState { status: watched, readiness, renew };
+        let state = ControlState { status: watched, further: Vec::new(), readiness, renew };
         let task = tokio::spawn(server.run(state, cancelled.clone()));
         Self { _directory: directory, socket, status, renewals, cancelled, task }
     }
@@ -77,6 +77,7 @@ fn ready() -> ReadinessCheck {
 fn agent_status() -> AgentStatus {
     let worker_id = WorkerId::new("streaming").unwrap();
     AgentStatus {
+        certificates: Vec::new(),
         version: "0.1.0".to_owned(),
         spiffe_id: TrustDomain::new("crank.local").unwrap().worker(&worker_id),
         worker_id,

@@ -4,18 +4,22 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::kept::Kept;
 use super::life::note;
-use super::readiness::DiskReadiness;
+use super::readiness::AgentReadiness;
 use crate::control::{ControlServer, ControlState, RenewRequest};
+use crate::events::EventError;
 use crate::manager::{Command, ManagerHandle};
 use crate::printable::error_chain;
 use crate::schedule::SLICE;
 use crate::serve::Readiness as _;
 use crate::tasks::Tasks;
+
+/// The managers, by the names of their certificates; the first has none, and comes first.
+pub(super) type Handles = Vec<(Option<String>, ManagerHandle)>;
 
 /// Where the agent is asked.
 pub(super) struct Socket {
@@ -41,12 +45,18 @@ impl Socket {
     pub(super) fn spawn(
         self,
         tasks: &mut Tasks,
-        readiness: Arc<DiskReadiness>,
-        handle: &ManagerHandle,
+        readiness: Arc<AgentReadiness>,
+        handles: &Handles,
         stop: &CancellationToken,
     ) {
         let (renew, mut renewals) = mpsc::channel::<RenewRequest>(1);
-        let state = ControlState { status: handle.status(), readiness: Arc::new(move || readiness.ready()), renew };
+        let further = handles.iter().filter_map(|(name, handle)| Some((name.clone()?, handle.status())));
+        let state = ControlState {
+            status: handles[0].1.status(),
+            further: further.collect(),
+            readiness: Arc::new(move || readiness.ready()),
+            renew,
+        };
         let token = stop.clone();
         tasks.spawn("control", async move {
             let Self { mut bound, kept, path, lost } = self;
@@ -68,15 +78,48 @@ impl Socket {
             }
             Ok::<(), Infallible>(())
         });
-        let told = handle.clone();
+        let handles = handles.clone();
         tasks.spawn("renewals", async move {
             // Ends with the control task, which holds the sender.
             while let Some(request) = renewals.recv().await {
-                note(told.tell(Command::Renew(Some(request.reply))));
+                renew_all(&handles, request);
             }
             Ok::<(), Infallible>(())
         });
     }
+}
+
+/// Has every certificate renewed. Who asked is told of the first, or of one that was not.
+fn renew_all(handles: &Handles, request: RenewRequest) {
+    if let [(_, handle)] = &handles[..] {
+        note(handle.tell(Command::Renew(Some(request.reply))));
+        return;
+    }
+    let ask = |(name, handle): &(Option<String>, ManagerHandle)| {
+        let (sender, receiver) = oneshot::channel();
+        note(handle.tell(Command::Renew(Some(sender))));
+        (name.clone(), receiver)
+    };
+    let answers: Vec<_> = handles.iter().map(ask).collect();
+    // Ends with the managers, which hold the senders.
+    tokio::spawn(async move {
+        let mut outcome = None;
+        for (name, answer) in answers {
+            // Without an answer, neither is there one for who asked: the agent is stopping.
+            let Ok(answer) = answer.await else { return };
+            let answer = answer.map_err(|error| match name {
+                None => error,
+                Some(name) => EventError { message: format!("certificate `{name}`: {}", error.message), ..error },
+            });
+            outcome = match (outcome, answer) {
+                (None, answer) | (Some(Ok(_)), answer @ Err(_)) => Some(answer),
+                (before, _) => before,
+            };
+        }
+        if let Some(outcome) = outcome {
+            let _ = request.reply.send(outcome);
+        }
+    });
 }
 
 fn bind_again(kept: &Kept, path: &Path) -> Option<Arc<ControlServer>> {

@@ -1,11 +1,12 @@
 //! Owns what outlives a change of configuration where it fits the next one: the sockets, so that who connects meanwhile
 //! waits and is answered, and the certificate directory with its lock and what is known of its files.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{FilesConfig, WorkloadApiConfig};
+use crate::config::{Config, FilesConfig, WorkloadApiConfig};
 use crate::control::{ControlServer, SOCKET_MODE};
 use crate::deliver::Progress;
 use crate::serve::{Listener, ServeError};
@@ -13,28 +14,43 @@ use crate::store::{Store, StoreError};
 use crate::unix_socket::SocketError;
 use crate::workload::WorkloadSocket;
 
+type Stores = BTreeMap<Option<String>, (FilesConfig, Arc<Store>)>;
+
 /// What is open, by the setting that named it.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    store: Mutex<Option<(FilesConfig, Arc<Store>)>>,
+    /// By the name of the certificate, the first without one.
+    stores: Mutex<Stores>,
     listener: Mutex<Option<(SocketAddr, Listener)>>,
     control: Mutex<Option<(PathBuf, Arc<ControlServer>)>>,
-    deliveries: Mutex<Progress>,
+    deliveries: Mutex<BTreeMap<Option<String>, Progress>>,
     workload: Mutex<Option<(PathBuf, Arc<WorkloadSocket>)>>,
 }
 
 impl Kept {
+    /// Lets go of the certificate directories that `config` does not have, or has otherwise: they may be those of others now.
+    pub(super) fn begin_certificates(&self, config: &Config) {
+        let further = config.certificates.iter().map(|further| (Some(&further.name), &further.config.files));
+        let wanted: BTreeMap<_, _> = further.chain([(None, &config.files)]).collect();
+        hold(&self.stores).retain(|name, (files, store)| {
+            let stays = wanted.get(&name.as_ref()) == Some(&&*files);
+            if !stays {
+                store.release();
+            }
+            stays
+        });
+        hold(&self.deliveries).retain(|name, _| wanted.contains_key(&name.as_ref()));
+    }
+
     /// The certificate directory: as it is open, or opened anew by other settings.
-    pub(super) fn store(&self, files: &FilesConfig) -> Result<Arc<Store>, StoreError> {
-        if let Some(open) = kept(&self.store, |named, _| named == files) {
-            return Ok(open);
-        }
-        // It may be the same directory, and locked.
-        if let Some((_, before)) = hold(&self.store).take() {
-            before.release();
+    pub(super) fn store(&self, name: Option<&str>, files: &FilesConfig) -> Result<Arc<Store>, StoreError> {
+        let name = name.map(str::to_owned);
+        let mut stores = hold(&self.stores);
+        if let Some((_, open)) = stores.get(&name).filter(|(named, _)| named == files) {
+            return Ok(Arc::clone(open));
         }
         let store = Arc::new(Store::open(files)?);
-        *hold(&self.store) = Some((files.clone(), Arc::clone(&store)));
+        stores.insert(name, (files.clone(), Arc::clone(&store)));
         Ok(store)
     }
 
@@ -54,13 +70,13 @@ impl Kept {
     }
 
     /// How far the deliveries have come.
-    pub(super) fn deliveries(&self) -> Progress {
-        hold(&self.deliveries).clone()
+    pub(super) fn deliveries(&self, name: Option<&str>) -> Progress {
+        hold(&self.deliveries).get(&name.map(str::to_owned)).cloned().unwrap_or_default()
     }
 
     /// Keeps how far they have come.
-    pub(super) fn keep_deliveries(&self, progress: Progress) {
-        *hold(&self.deliveries) = progress;
+    pub(super) fn keep_deliveries(&self, name: Option<String>, progress: Progress) {
+        hold(&self.deliveries).insert(name, progress);
     }
 
     /// The control socket at `path`: the one that is open, unless its file is gone, or another in its place.

@@ -1,26 +1,25 @@
 //! Owns one life of the agent's parts: from a configuration to the next one, or to the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::asked::Socket;
+use super::asked::{Handles, Socket};
 use super::listening::{Files, Heard, Signals};
-use super::readiness::DiskReadiness;
+use super::part::{Ended, Part};
+use super::readiness::AgentReadiness;
 use super::reloading::{Occasion, Reloading};
 use super::workload::Workload;
 use super::{AgentError, Shared};
-use crate::config::{Arguments, CaTrust, Config};
+use crate::config::{Arguments, Config};
 use crate::control::ControlServer;
-use crate::deliver::{Deliveries, Progress, Tools};
-use crate::issuer::crank::CrankIssuer;
-use crate::manager::{CertificateManager, Command, Handover, ManagerHandle};
+use crate::manager::{CertificateUnavailableError, Command, Handover};
 use crate::printable::error_chain;
 use crate::serve::{Readiness as _, Server, Sources};
 use crate::status::AgentStatus;
@@ -30,43 +29,37 @@ use crate::tasks::{TaskError, Tasks};
 /// The parts under one configuration.
 pub(super) struct Life {
     config: Config,
-    manager: CertificateManager,
-    handle: ManagerHandle,
-    store: Arc<Store>,
+    /// One for each certificate, the first before those further.
+    parts: Vec<Part>,
     server: Option<Server>,
     control: Option<Arc<ControlServer>>,
     workload: Option<Workload>,
-    readiness: Arc<DiskReadiness>,
-    deliveries: Option<Deliveries>,
+    readiness: Arc<AgentReadiness>,
     watched: BTreeSet<PathBuf>,
 }
+
+/// What the next life goes on with, by the names of the certificates.
+pub(super) type Handovers = BTreeMap<Option<String>, Handover>;
 
 /// How a life ends.
 pub(super) enum End {
     /// For good.
     Stopped,
-    /// With another configuration, and what the next life goes on with, if there is anything.
-    Reload(Box<Config>, Option<Box<Handover>>),
+    /// With another configuration.
+    Reload(Box<Config>, Handovers),
 }
 
 impl Life {
     /// Opens everything that `config` names: directory, listener, control socket.
     pub(super) async fn begin(shared: &Shared, config: &Config) -> Result<Self, AgentError> {
-        let store = shared.kept.store(&config.files)?;
-        let issuer = CrankIssuer::new(config.ca.clone(), Arc::clone(&shared.clock));
-        let (manager, handle) = CertificateManager::new(
-            config,
-            issuer,
-            Arc::clone(&store),
-            Arc::clone(&shared.clock),
-            shared.events.clone(),
-        );
-        let manager = manager.watched_by(shared.service_manager.clone());
-        let readiness = Arc::new(DiskReadiness {
-            status: handle.status(),
-            store: Arc::clone(&store),
-            clock: Arc::clone(&shared.clock),
-        });
+        shared.begin_certificates(config);
+        let mut parts = vec![Part::begin(shared, None, config)?];
+        for further in &config.certificates {
+            parts.push(Part::begin(shared, Some(&further.name), &further.config)?);
+        }
+        let certificates = parts.iter().map(|part| (part.name.clone(), part.readiness())).collect();
+        let readiness = Arc::new(AgentReadiness { certificates });
+        let handle = &parts[0].handle;
         let server = match &config.server {
             None => {
                 shared.kept.close_listener();
@@ -76,7 +69,7 @@ impl Life {
                 let sources = Sources {
                     bundle: handle.published(),
                     metrics_allow: watch::channel(server.metrics_allow.clone()).1,
-                    readiness: Arc::<DiskReadiness>::clone(&readiness),
+                    readiness: Arc::<AgentReadiness>::clone(&readiness),
                     metrics: shared.metrics.clone(),
                     clock: Arc::clone(&shared.clock),
                 };
@@ -92,68 +85,65 @@ impl Life {
             }
             Err(error) => return Err(error.into()),
         };
-        let tools = Tools {
-            published: handle.published(),
-            status: manager.status_for_deliveries(),
-            clock: Arc::clone(&shared.clock),
-            events: shared.events.clone(),
-            metrics: shared.metrics.clone(),
-        };
-        let any = !config.deliveries.is_empty();
-        let deliveries = any.then(|| Deliveries::new(config, &shared.kept.deliveries(), tools));
         let workload = Workload::begin(shared, config)?;
-        let mut watched = store.watched_paths();
-        watched.extend(config_file(&shared.arguments));
+        let watched = parts.iter().flat_map(|part| part.store.watched_paths());
+        let watched = watched.chain(config_file(&shared.arguments)).collect();
         let config = config.clone();
-        Ok(Self { config, manager, handle, store, server, control, workload, readiness, deliveries, watched })
+        Ok(Self { config, parts, server, control, workload, readiness, watched })
     }
 
     /// The same, going on where the life before ended.
-    pub(super) fn after(mut self, before: Option<Box<Handover>>) -> Self {
-        if let Some(before) = before {
-            self.manager = self.manager.after(*before);
-        }
+    pub(super) fn after(mut self, mut before: Handovers) -> Self {
+        let goes_on = |part: Part| match before.remove(&part.name) {
+            Some(handover) => part.after(handover),
+            None => part,
+        };
+        self.parts = self.parts.into_iter().map(goes_on).collect();
         self
     }
 
-    /// Runs the parts. On a reload the manager first finishes what it is at, while probes are still answered.
+    /// Runs the parts. On a reload the managers first finish what they are at, while probes are still answered.
     pub(super) async fn run(
         self,
         shared: &Shared,
         signals: &mut Signals,
         reloading: &mut Reloading,
     ) -> Result<End, AgentError> {
-        let Self { config, manager, handle, store, server, control, workload, readiness, deliveries, watched } = self;
+        let Self { config, parts, server, control, workload, readiness, watched } = self;
         // Children of `stop`: whatever ends the agent ends the life.
         let all = shared.stop.child_token();
-        let manager_stop = all.child_token();
+        let managers_stop = all.child_token();
         let mut tasks = Tasks::new(all.clone());
-        let (ended_sender, mut ended) = oneshot::channel();
-        let token = manager_stop.clone();
-        tasks.spawn("manager", async move {
-            // Nobody listens once the life is over.
-            let _ = ended_sender.send(manager.keep(token).await);
-            Ok::<(), Infallible>(())
-        });
+        let handles: Handles = parts.iter().map(|part| (part.name.clone(), part.handle.clone())).collect();
+        let stores: Vec<Arc<Store>> = parts.iter().map(|part| Arc::clone(&part.store)).collect();
+        let credentials = parts.iter().flat_map(Part::credential_files).collect();
+        let mut managers = Managers::new(parts.len());
+        for part in parts {
+            part.spawn(&mut tasks, managers_stop.clone(), managers.sender(), &all);
+        }
         spawn_listener(&mut tasks, server, &all);
         let socket = Socket::new(control, Arc::clone(&shared.kept), config.control_socket.clone());
         let lost = socket.lost();
         spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
-        socket.spawn(&mut tasks, readiness, &handle, &all);
-        Workload::spawn(workload, &mut tasks, &config, &handle, &all);
-        spawn_metrics(&mut tasks, shared, &handle, &all);
-        spawn_deliveries(&mut tasks, shared, deliveries, &all);
-        let mut files = Files::watch(watched, credential_files(&config));
+        socket.spawn(&mut tasks, readiness, &handles, &all);
+        Workload::spawn(workload, &mut tasks, &config, &handles[0].1, &all);
+        let tell = |command: fn() -> Command| handles.iter().for_each(|(_, handle)| note(handle.tell(command())));
+        let mut files = Files::watch(watched, credentials);
         // What changed between the reading of the configuration and the watch.
         let mut next = shared.reload(&config, reloading, Occasion::Look);
         if next.is_some() {
-            manager_stop.cancel();
+            managers_stop.cancel();
         }
-        let result = loop {
+        let failed = loop {
             let heard = tokio::select! {
                 biased;
                 () = all.cancelled() => break None,
-                result = &mut ended => break result.ok(),
+                ended = managers.ended() => match ended {
+                    // Where one gave up, it did so on the configuration that is about to be replaced.
+                    Some(error) if next.is_none() => break Some(error),
+                    _ if managers.all_ended() => break None,
+                    _ => continue,
+                },
                 // Once another life is to come, what is not urgent is left to it.
                 heard = signals.next(next.is_some()) => heard,
                 () = files.changed(), if next.is_none() => Heard::Files,
@@ -165,7 +155,7 @@ impl Life {
                     break None;
                 }
                 Heard::Renew => {
-                    note(handle.tell(Command::Renew(None)));
+                    tell(|| Command::Renew(None));
                     continue;
                 }
                 Heard::Reload => {
@@ -174,16 +164,16 @@ impl Life {
                 }
                 Heard::Files => Occasion::Look,
             };
-            note(handle.tell(Command::FilesChanged));
+            tell(|| Command::FilesChanged);
             if !config.control_socket.exists() {
                 lost.notify_one();
             }
             if files.credentials_changed() || occasion == Occasion::Operator {
-                note(handle.tell(Command::CredentialsChanged));
+                tell(|| Command::CredentialsChanged);
             }
             next = shared.reload(&config, reloading, occasion);
             if next.is_some() {
-                manager_stop.cancel();
+                managers_stop.cancel();
             } else if occasion == Occasion::Operator {
                 shared.service_manager.reloaded();
             }
@@ -213,16 +203,45 @@ impl Life {
             error => Err(error),
         });
         if next.is_none() || shared.stop.is_cancelled() {
-            store.release();
+            for store in &stores {
+                store.release();
+            }
         }
         drained?;
-        match (result, next) {
+        match (failed, next) {
             _ if shared.stop.is_cancelled() => Ok(End::Stopped),
-            // Where it gave up, it did so on the configuration that is about to be replaced.
-            (Some(result), Some(next)) => Ok(End::Reload(next, result.ok().map(Box::new))),
-            (Some(Err(error)), None) => Err(error.into()),
+            (None, Some(next)) => Ok(End::Reload(next, managers.handovers)),
+            (Some(error), None) => Err(error.into()),
             _ => Ok(End::Stopped),
         }
+    }
+}
+
+/// The managers of one life, as they end.
+struct Managers {
+    running: usize,
+    handovers: Handovers,
+    told: (mpsc::Sender<Ended>, mpsc::Receiver<Ended>),
+}
+
+impl Managers {
+    fn new(running: usize) -> Self {
+        Self { running, handovers: Handovers::new(), told: mpsc::channel(running) }
+    }
+
+    fn sender(&self) -> mpsc::Sender<Ended> {
+        self.told.0.clone()
+    }
+
+    /// Waits for the end of one; its error, if it failed. Cancel-safe.
+    async fn ended(&mut self) -> Option<CertificateUnavailableError> {
+        let Ended { name, result } = self.told.1.recv().await?;
+        self.running -= 1;
+        result.map(|handover| self.handovers.insert(name, handover)).err()
+    }
+
+    fn all_ended(&self) -> bool {
+        self.running == 0
     }
 }
 
@@ -235,41 +254,13 @@ fn spawn_listener(tasks: &mut Tasks, server: Option<Server>, stop: &Cancellation
     });
 }
 
-fn spawn_deliveries(tasks: &mut Tasks, shared: &Shared, deliveries: Option<Deliveries>, stop: &CancellationToken) {
-    let Some(deliveries) = deliveries else {
-        shared.metrics.forget_served();
-        shared.kept.keep_deliveries(Progress::default());
-        return;
-    };
-    let (kept, token) = (Arc::clone(&shared.kept), stop.clone());
-    tasks.spawn("deliveries", async move {
-        kept.keep_deliveries(deliveries.run(token).await);
-        Ok::<(), Infallible>(())
-    });
-}
-
-fn spawn_metrics(tasks: &mut Tasks, shared: &Shared, handle: &ManagerHandle, stop: &CancellationToken) {
-    let (metrics, clock, token) = (shared.metrics.clone(), Arc::clone(&shared.clock), stop.clone());
-    let mut status = handle.status();
-    tasks.spawn("metrics", async move {
-        loop {
-            metrics.observe_status(&status.borrow_and_update(), clock.now().wall);
-            tokio::select! {
-                () = token.cancelled() => break,
-                changed = status.changed() => if changed.is_err() { break },
-            }
-        }
-        Ok::<(), Infallible>(())
-    });
-}
-
 /// Readiness and a line of status for the service manager, each when it changes.
-fn spawn_service_manager(tasks: &mut Tasks, shared: &Shared, readiness: Arc<DiskReadiness>, stop: &CancellationToken) {
+fn spawn_service_manager(tasks: &mut Tasks, shared: &Shared, readiness: Arc<AgentReadiness>, stop: &CancellationToken) {
     let service_manager = shared.service_manager.clone();
     if !service_manager.is_there() {
         return;
     }
-    let (token, mut status) = (stop.clone(), readiness.status.clone());
+    let (token, mut status) = (stop.clone(), readiness.first().status.clone());
     tasks.spawn("service manager", async move {
         let mut told = String::new();
         loop {
@@ -309,15 +300,6 @@ fn status_line(status: &AgentStatus, ready: &Result<(), String>) -> String {
 fn config_file(arguments: &Arguments) -> Option<PathBuf> {
     let path = std::path::absolute(arguments.config_file()).ok()?;
     path.parent()?.is_dir().then_some(path)
-}
-
-fn credential_files(config: &Config) -> BTreeSet<PathBuf> {
-    let root = match &config.ca.trust {
-        CaTrust::RootFile(path) => Some(path.clone()),
-        CaTrust::Fingerprint(_) => None,
-    };
-    let files = [root, config.ca.issued_roots_file.clone(), config.ca.token_file.clone()].into_iter().flatten();
-    files.chain(config.federation.iter().map(|domain| domain.roots_file.clone())).collect()
 }
 
 pub(super) fn note(told: bool) {

@@ -9,7 +9,34 @@ use crate::serve::Readiness;
 use crate::status::AgentStatus;
 use crate::store::Store;
 
-/// By the clock and the disk, not by how the last write ended.
+/// Of all certificates: the agent is ready when each is.
+#[derive(Debug)]
+pub(super) struct AgentReadiness {
+    /// By name, the first without one; never empty.
+    pub(super) certificates: Vec<(Option<String>, DiskReadiness)>,
+}
+
+impl AgentReadiness {
+    /// Of the first certificate.
+    pub(super) fn first(&self) -> &DiskReadiness {
+        &self.certificates[0].1
+    }
+}
+
+impl Readiness for AgentReadiness {
+    fn ready(&self) -> Result<(), String> {
+        self.certificates.iter().try_for_each(|(name, readiness)| match name {
+            None => readiness.ready(),
+            Some(name) => readiness.ready().map_err(|reason| format!("certificate `{name}`: {reason}")),
+        })
+    }
+
+    fn started(&self) -> bool {
+        self.certificates.iter().all(|(_, readiness)| readiness.started())
+    }
+}
+
+/// Of one certificate: by the clock and the disk, not by how the last write ended.
 #[derive(Debug)]
 pub(super) struct DiskReadiness {
     pub(super) status: watch::Receiver<AgentStatus>,

@@ -3,6 +3,7 @@
 use crank_agent::control::StatusReport;
 use crank_agent::duration::format_duration;
 use crank_agent::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crank_agent::status::{AgentStatus, FurtherStatus};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -14,14 +15,31 @@ pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     table.row("SPIFFE id", status.spiffe_id.as_str());
     table.row("ready", &readiness(report));
     table.gap();
-    certificate(&mut table, report, now);
+    of_certificate(&mut table, status, now);
+    table.row("agent", &format!("{}, started {}", status.version, instant(status.started_at, now)));
+    deliveries(&mut table, status);
+    for FurtherStatus { name, status } in &status.certificates {
+        table.gap();
+        table.row("further", name);
+        table.row("worker", status.worker_id.as_str());
+        table.row("SPIFFE id", status.spiffe_id.as_str());
+        table.gap();
+        of_certificate(&mut table, status, now);
+        deliveries(&mut table, status);
+    }
+    table.text
+}
+
+/// Certificate, renewal, CA and directory.
+fn of_certificate(table: &mut Table, status: &AgentStatus, now: OffsetDateTime) {
+    certificate(table, status, now);
     table.gap();
     table.row("next renewal", &status.next_renewal.map_or_else(|| "not known".to_owned(), |at| instant(at, now)));
     if let Some(request) = &status.renewal_request {
         let why = request.explanation.as_deref().unwrap_or("without an explanation");
         table.row("requested", &format!("by the CA, until {}: {why}", moment(request.window_end)));
     }
-    table.row("last attempt", &last_attempt(report, now));
+    table.row("last attempt", &last_attempt(status, now));
     if let Some(back_off) = &status.back_off {
         let next = instant(back_off.next_attempt, now);
         table.row("back-off", &format!("{} failures in a row; next attempt {next}", back_off.failures));
@@ -34,14 +52,15 @@ pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     }
     table.gap();
     table.row("directory", &status.directory);
-    table.row("agent", &format!("{}, started {}", status.version, instant(status.started_at, now)));
+}
+
+fn deliveries(table: &mut Table, status: &AgentStatus) {
     for delivery in &status.deliveries {
         let result = delivery.result.replace('_', " ");
         let since = delivery.at.map(|at| format!(" since {}", moment(at))).unwrap_or_default();
         let detail = delivery.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
         table.row("delivery", &format!("{}: {result}{since}{detail}", delivery.name));
     }
-    table.text
 }
 
 /// An instant as people read it: UTC, to the second.
@@ -58,8 +77,8 @@ fn readiness(report: &StatusReport) -> String {
     }
 }
 
-fn certificate(table: &mut Table, report: &StatusReport, now: OffsetDateTime) {
-    let Some(certificate) = &report.status.certificate else {
+fn certificate(table: &mut Table, status: &AgentStatus, now: OffsetDateTime) {
+    let Some(certificate) = &status.certificate else {
         return table.row("certificate", "none yet");
     };
     table.row("certificate", &certificate.subject);
@@ -75,17 +94,17 @@ fn certificate(table: &mut Table, report: &StatusReport, now: OffsetDateTime) {
     } else {
         table.row("valid until", &format!("{until} (EXPIRED {} ago)", length(now - certificate.expires_at)));
     }
-    if let Some(revoked) = &report.status.revoked {
+    if let Some(revoked) = &status.revoked {
         table.row("REVOKED", &format!("{}: {}", instant(revoked.at, now), revoked.reason.name()));
     }
-    if let Some(crl) = &report.status.crl {
+    if let Some(crl) = &status.crl {
         let state = if crl.next_update > now { "good until" } else { "RAN OUT" };
         table.row("CRL", &format!("number {}, {state} {}", crl.numbers.join(", "), instant(crl.next_update, now)));
     }
 }
 
-fn last_attempt(report: &StatusReport, now: OffsetDateTime) -> String {
-    let Some(attempt) = &report.status.last_attempt else { return "none yet".to_owned() };
+fn last_attempt(status: &AgentStatus, now: OffsetDateTime) -> String {
+    let Some(attempt) = &status.last_attempt else { return "none yet".to_owned() };
     let at = instant(attempt.at, now);
     match &attempt.error {
         None => format!("{at}: succeeded ({})", attempt.correlation_id),
@@ -186,6 +205,7 @@ mod tests {
                 last_answer: Some(datetime!(2026-08-18 13:30:45 UTC)),
                 clock_skew_seconds: Some(-4.2),
             },
+            certificates: Vec::new(),
             deliveries: vec![DeliveryStatus {
                 name: "nginx".to_owned(),
                 result: "not_served".to_owned(),

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::events::EventError;
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::status::FurtherStatus;
 use crate::unix_socket::{Purpose, SocketError, SocketFile};
 
 /// A bound control socket. Its file is removed when this is dropped.
@@ -104,7 +105,10 @@ impl Connection {
         let reply = match request {
             Ok(Command::Status) => {
                 let readiness = self.readiness().await;
-                let status = self.state.status.borrow().clone();
+                let mut status = self.state.status.borrow().clone();
+                let further = self.state.further.iter();
+                let further = further.map(|(name, status)| (name.clone(), status.borrow().clone()));
+                status.certificates = further.map(|(name, status)| FurtherStatus { name, status }).collect();
                 Reply::Status(Box::new(StatusReport { status, readiness }))
             }
             Ok(Command::Health) => Reply::Health(self.readiness().await),

@@ -292,6 +292,7 @@ impl Deliveries {
             error,
             decision_id: None,
             detail,
+            certificate: None,
         });
     }
 }

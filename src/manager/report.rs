@@ -46,6 +46,7 @@ impl<I: Issuer> CertificateManager<I> {
             error: None,
             decision_id: None,
             detail: None,
+            certificate: None,
         }
     }
 
@@ -130,5 +131,6 @@ pub(super) fn first_status(config: &Config, ca_url: &str, now: OffsetDateTime) -
         back_off: None,
         ca: CaStatus { url: ca_url.to_owned(), last_answer: None, clock_skew_seconds: None },
         deliveries: Vec::new(),
+        certificates: Vec::new(),
     }
 }

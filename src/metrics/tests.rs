@@ -14,6 +14,7 @@ const NOW: OffsetDateTime = time::macros::datetime!(2030-01-01 00:00 UTC);
 
 fn event(event: CertificateEvent, kind: Option<&str>) -> EventRecord {
     EventRecord {
+        certificate: None,
         event,
         severity: event.severity(),
         correlation_id: "req_1".to_owned(),
@@ -28,6 +29,7 @@ fn event(event: CertificateEvent, kind: Option<&str>) -> EventRecord {
 
 fn status() -> AgentStatus {
     AgentStatus {
+        certificates: Vec::new(),
         version: "1".to_owned(),
         worker_id: WorkerId::new("streaming").unwrap(),
         spiffe_id: SpiffeId::new("spiffe://td/worker/streaming").unwrap(),

@@ -100,6 +100,7 @@ impl World {
 fn status() -> AgentStatus {
     let worker_id = WorkerId::new("streaming").unwrap();
     AgentStatus {
+        certificates: Vec::new(),
         version: String::new(),
         spiffe_id: TrustDomain::new("crank.local").unwrap().worker(&worker_id),
         worker_id,

@@ -8,6 +8,7 @@ mod adoption;
 mod built;
 #[path = "../support/by_hand.rs"]
 mod by_hand;
+mod certificates;
 mod deliveries;
 mod files;
 mod foreign;

@@ -49,6 +49,7 @@ fn logged(style: Style, filter: &str, act: impl FnOnce()) -> String {
 
 fn record(event: CertificateEvent, foreign: &str) -> EventRecord {
     EventRecord {
+        certificate: None,
         event,
         severity: event.severity(),
         correlation_id: "req_1".to_owned(),
