@@ -117,10 +117,7 @@ impl Life {
         let handles: Handles = parts.iter().map(|part| (part.name.clone(), part.handle.clone())).collect();
         let stores: Vec<Arc<Store>> = parts.iter().map(|part| Arc::clone(&part.store)).collect();
         let credentials = parts.iter().flat_map(Part::credential_files).collect();
-        let mut managers = Managers::new(parts.len());
-        for part in parts {
-            part.spawn(&mut tasks, managers_stop.clone(), managers.sender(), &all);
-        }
+        let mut managers = Managers::spawn(parts, &mut tasks, &managers_stop, &all);
         spawn_listener(&mut tasks, server, &all);
         let socket = Socket::new(control, Arc::clone(&shared.kept), config.control_socket.clone());
         let lost = socket.lost();
@@ -225,12 +222,13 @@ struct Managers {
 }
 
 impl Managers {
-    fn new(running: usize) -> Self {
-        Self { running, handovers: Handovers::new(), told: mpsc::channel(running) }
-    }
-
-    fn sender(&self) -> mpsc::Sender<Ended> {
-        self.told.0.clone()
+    /// Runs the parts, whose managers stop with `stop`, and all else with `all`.
+    fn spawn(parts: Vec<Part>, tasks: &mut Tasks, stop: &CancellationToken, all: &CancellationToken) -> Self {
+        let managers = Self { running: parts.len(), handovers: Handovers::new(), told: mpsc::channel(parts.len()) };
+        for part in parts {
+            part.spawn(tasks, stop.clone(), managers.told.0.clone(), all);
+        }
+        managers
     }
 
     /// Waits for the end of one; its error, if it failed. Cancel-safe.
