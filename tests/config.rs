@@ -175,7 +175,7 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "deliver.path" => ("/-/reload", "\"/-/reload\""),
         "deliver.method" => ("PUT", "\"PUT\""),
         "deliver.timeout" => ("9m", "\"9m\""),
-        "deliver.attempts" => ("7", "7"),
+        "deliver.attempts" | "deliver.probes" => ("7", "7"),
         "deliver.probe" => ("[::1]:8443", "\"[::1]:8443\""),
         "deliver.probe_name" => ("worker.example.org", "\"worker.example.org\""),
         "deliver.probe_starttls" => ("postgres", "\"postgres\""),

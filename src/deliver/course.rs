@@ -19,6 +19,8 @@ pub(crate) struct Course {
     /// Until when a worker that does not serve the certificate is only waited for.
     patience: Option<Duration>,
     pause: Duration,
+    /// How often in a row the certificate was seen, and since when, until it is enough.
+    row: Option<(u32, Duration)>,
     told: bool,
 }
 
@@ -27,8 +29,17 @@ pub(crate) struct Course {
 struct Plan {
     acts: bool,
     attempts: u32,
-    /// How long the worker may take, and how often it is looked at in between.
-    proof: Option<(Duration, Duration)>,
+    proof: Option<Proof>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Proof {
+    /// How long the worker may take.
+    served_within: Duration,
+    /// How often it is looked at between publications.
+    interval: Duration,
+    /// How often in a row it has to be seen to serve the certificate.
+    row: u32,
 }
 
 /// What is known of the worker and the present publication.
@@ -100,7 +111,11 @@ impl Course {
         let plan = Plan {
             acts: config.action.is_some(),
             attempts: config.attempts,
-            proof: config.proof.as_ref().map(|proof| (proof.served_within, proof.interval)),
+            proof: config.proof.as_ref().map(|proof| Proof {
+                served_within: proof.served_within,
+                interval: proof.interval,
+                row: proof.in_a_row,
+            }),
         };
         Self::idle(plan)
     }
@@ -144,8 +159,8 @@ impl Course {
         self.act_at = None;
         let over = self.attempts >= self.plan.attempts;
         match (acted, self.plan.proof) {
-            (Acted::Done, Some((served_within, _))) => {
-                self.look_for(now, served_within);
+            (Acted::Done, Some(proof)) => {
+                self.look_for(now, proof.served_within);
                 None
             }
             (Acted::Done, None) => {
@@ -170,8 +185,8 @@ impl Course {
                 if !over {
                     return None;
                 }
-                if let Some((_, interval)) = self.plan.proof {
-                    self.probe_at = Some(now + interval);
+                if let Some(proof) = self.plan.proof {
+                    self.probe_at = Some(now + proof.interval);
                 }
                 self.verdict = Verdict::Failed;
                 let news = !self.told;
@@ -183,16 +198,23 @@ impl Course {
 
     /// A probe ended at `now`.
     pub(crate) fn probed(&mut self, now: Duration, seen: Seen) -> Option<News> {
-        let (served_within, interval) = self.plan.proof?;
+        let Proof { served_within, interval, row } = self.plan.proof?;
         let waits = self.patience.filter(|until| now < *until);
+        let (count, since) = self.row.take().unwrap_or((0, now));
         match seen {
+            // One look proves one process of the worker, or one of its listeners.
+            Seen::Published if self.verdict != Verdict::Served && count + 1 < row => {
+                self.row = Some((count + 1, since));
+                self.probe_at = Some(now + FIRST_PAUSE);
+                None
+            }
             Seen::Published => {
                 let news = self.verdict != Verdict::Served;
                 self.verdict = Verdict::Served;
                 (self.attempts, self.told) = (0, false);
                 (self.act_at, self.patience) = (None, None);
                 self.probe_at = Some(now + interval);
-                news.then(|| News::Delivered(self.age(now)))
+                news.then(|| News::Delivered(self.age(since)))
             }
             _ if let Some(until) = waits => {
                 self.probe_at = Some((now + self.pause).min(until));
@@ -246,16 +268,17 @@ impl Course {
             probe_at: None,
             patience: None,
             pause: FIRST_PAUSE,
+            row: None,
             told: false,
         }
     }
 
     fn begin_round(&mut self, now: Duration) {
         self.attempts = 0;
-        (self.act_at, self.probe_at, self.patience) = (None, None, None);
+        (self.act_at, self.probe_at, self.patience, self.row) = (None, None, None, None);
         match self.plan.proof {
             _ if self.plan.acts => self.act_at = Some(now),
-            Some((served_within, _)) => self.look_for(now, served_within),
+            Some(proof) => self.look_for(now, proof.served_within),
             None => {}
         }
     }

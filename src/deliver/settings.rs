@@ -92,6 +92,8 @@ pub struct ProofConfig {
     pub server_name: ServerName<'static>,
     /// What is said before TLS.
     pub starttls: Option<StartTls>,
+    /// How many probes in a row have to see the published certificate.
+    pub in_a_row: u32,
     /// How long the worker may take after an attempt.
     pub served_within: Duration,
     /// How often it is probed between publications.

@@ -8,7 +8,7 @@ use crate::config::parse;
 use crate::config::setting::{Fallback, Read, Setting};
 use crate::deliver::{Method, ProofAddress, ReloadSignal, StartTls};
 
-pub(super) const ROWS: [Setting; 19] = [
+pub(super) const ROWS: [Setting; 20] = [
     Setting::new(
         "deliver.name",
         Fallback::Required,
@@ -120,6 +120,13 @@ pub(super) const ROWS: [Setting; 19] = [
         "What to say before TLS: `postgres`. Not set: TLS from the first byte.",
         Read::Text(|draft, text, _| put(&mut draft.delivery().probe_starttls, text.parse::<StartTls>())),
         |draft| draft.shown_delivery()?.probe_starttls.map(|protocol| Value::from(protocol.name())),
+    ),
+    Setting::new(
+        "deliver.probes",
+        Fallback::Text("3"),
+        "How many probes in a row, 50 ms apart, have to see the published certificate until it counts as served: one proves one process of the worker.",
+        Read::Number(|draft, text, _| put(&mut draft.delivery().probes, parse::count(text, (1, 100)))),
+        |draft| draft.shown_delivery()?.probes.map(Value::from),
     ),
     Setting::new(
         "deliver.served_within",

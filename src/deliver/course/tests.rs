@@ -10,7 +10,12 @@ const fn s(seconds: u64) -> Duration {
 
 /// A course that has seen one publication at 100 s.
 fn course(acts: bool, proven: bool) -> Course {
-    let plan = Plan { acts, attempts: 3, proof: proven.then_some((s(10), s(60))) };
+    with_row(acts, proven, 1)
+}
+
+fn with_row(acts: bool, proven: bool, row: u32) -> Course {
+    let proof = proven.then_some(Proof { served_within: s(10), interval: s(60), row });
+    let plan = Plan { acts, attempts: 3, proof };
     let mut course = Course::idle(plan);
     assert_eq!(course.step(s(0)), Step::Wait(None));
     course.publish(s(100));
@@ -89,6 +94,29 @@ fn a_worker_that_serves_the_certificate_is_seen_at_once_and_watched_on() {
 }
 
 #[test]
+fn a_worker_is_believed_once_it_was_seen_in_a_row_and_counts_from_the_first_of_it() {
+    let mut course = with_row(true, true, 3);
+    course.acted(s(100), Acted::Done);
+    let at = |milliseconds| s(100) + Duration::from_millis(milliseconds);
+    // One of its processes has the next certificate, another the one before.
+    assert_eq!(course.probed(at(10), Seen::Published), None);
+    assert_eq!(course.step(at(10)), Step::Wait(Some(at(60))));
+    assert_eq!(course.probed(at(60), Seen::Published), None);
+    assert_eq!(course.probed(at(110), Seen::Other), None);
+    assert_eq!(course.verdict(), Verdict::Pending);
+    assert_eq!(course.probed(at(200), Seen::Published), None);
+    assert_eq!(course.probed(at(250), Seen::Published), None);
+    assert_eq!(course.verdict(), Verdict::Pending);
+    assert_eq!(course.probed(at(300), Seen::Published), Some(News::Delivered(Duration::from_millis(200))));
+    assert_eq!(course.step(at(300)), Step::Wait(Some(at(300) + s(60))));
+    // From then on one look is enough to stay believed, and one to be doubted.
+    assert_eq!(course.probed(s(161), Seen::Published), None);
+    assert_eq!(course.verdict(), Verdict::Served);
+    course.probed(s(221), Seen::Other);
+    assert_eq!(course.verdict(), Verdict::Pending);
+}
+
+#[test]
 fn a_worker_that_does_not_follow_is_told_again_and_then_reported_once() {
     let mut course = course(true, true);
     let log = drive(&mut course, s(100), s(130), Acted::Done, Seen::Other);
@@ -150,10 +178,11 @@ proptest! {
     fn no_course_runs_hot_repeats_itself_or_stalls(
         acts in any::<bool>(),
         proven in any::<bool>(),
+        row in 1..4_u32,
         answers in prop::collection::vec((0..3_u8, 0..3_u8), 1..200),
     ) {
         prop_assume!(acts || proven);
-        let mut course = course(acts, proven);
+        let mut course = with_row(acts, proven, row);
         let (mut now, mut last_news, mut at_once) = (s(100), None, 0);
         for (acted, seen) in answers {
             let acted = [Acted::Done, Acted::Nobody, Acted::Failed][usize::from(acted)];
