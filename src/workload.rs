@@ -9,7 +9,7 @@ mod access;
 mod connection;
 mod envoy;
 mod grpc;
-mod messages;
+pub(crate) mod messages;
 mod methods;
 mod server;
 mod state;

@@ -7,7 +7,8 @@ use zeroize::Zeroize;
 
 use super::messages::crls_fit;
 use super::state::{Snapshot, Standing};
-use crate::identity::{CertificateBundle, KeyError};
+use crate::identity::bundle::certificates_to_pem;
+use crate::identity::{CertificateBundle, KeyError, TrustDomain};
 use crate::printable::printable;
 
 /// `envoy.service.discovery.v3.DiscoveryRequest`, as far as it matters here.
@@ -171,8 +172,12 @@ pub(super) fn secrets(names: &[String], snapshot: &Snapshot) -> Result<Option<Ve
             id if id == spiffe_id => certificate(name, bundle, snapshot)?,
             id if id == identity.trust_domain_id() => roots(name, bundle),
             other => {
+                if let Some(roots) = federated_roots(other, bundle) {
+                    secrets.push(any(SECRET_TYPE, &trusting(name, roots, None)));
+                    continue;
+                }
                 let other = printable(other, 200);
-                let has = "default, ROOTCA, ALL, the SPIFFE id and the trust domain's id";
+                let has = "default, ROOTCA, ALL, the SPIFFE id and the trust domains' ids";
                 return Err(Status::invalid_argument(format!("there is no secret `{other}`; there are {has}")));
             }
         };
@@ -197,8 +202,18 @@ fn certificate(name: &str, bundle: &CertificateBundle, snapshot: &Snapshot) -> R
 /// The roots, and the CRLs: by those the leaf is checked alone, since there is none of the root.
 fn roots(name: &str, bundle: &CertificateBundle) -> Secret {
     let crl = (crls_fit(bundle) && !bundle.crls().is_empty()).then(|| source(bundle.crls_pem()));
+    trusting(name, bundle.roots_pem(), crl)
+}
+
+/// The roots of another trust domain, by its id.
+fn federated_roots(id: &str, bundle: &CertificateBundle) -> Option<String> {
+    let domain = TrustDomain::new(id.strip_prefix("spiffe://")?).ok()?;
+    bundle.federated().get(&domain).map(|roots| certificates_to_pem(roots))
+}
+
+fn trusting(name: &str, roots: String, crl: Option<DataSource>) -> Secret {
     let validation_context = ValidationContext {
-        trusted_ca: Some(source(bundle.roots_pem())),
+        trusted_ca: Some(source(roots)),
         only_verify_leaf_cert_crl: crl.is_some(),
         crl,
         custom_validator_config: None,
@@ -208,8 +223,12 @@ fn roots(name: &str, bundle: &CertificateBundle) -> Secret {
 
 /// The roots by trust domain, for Envoy's validator of SPIFFE ids. That one takes no CRLs.
 fn spiffe_roots(name: &str, bundle: &CertificateBundle, trust_domain: &str) -> Secret {
-    let domain = ValidatedDomain { name: trust_domain.to_owned(), trust_bundle: Some(source(bundle.roots_pem())) };
-    let validator = any(VALIDATOR_TYPE, &SpiffeValidator { trust_domains: vec![domain] });
+    let others = bundle.federated().iter().map(|(domain, roots)| (domain.as_str(), certificates_to_pem(roots)));
+    let domains = [(trust_domain, bundle.roots_pem())].into_iter().chain(others);
+    let trust_domains = domains
+        .map(|(name, roots)| ValidatedDomain { name: name.to_owned(), trust_bundle: Some(source(roots)) })
+        .collect();
+    let validator = any(VALIDATOR_TYPE, &SpiffeValidator { trust_domains });
     let extension = TypedExtension { name: VALIDATOR.to_owned(), typed_config: Some(validator) };
     let validation_context = ValidationContext {
         trusted_ca: None,

@@ -9,32 +9,34 @@ use crate::identity::{CertificateBundle, KeyError};
 
 /// `X509SVIDRequest` and `X509BundlesRequest`: they have no fields.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct NoParameters {}
+pub(crate) struct NoParameters {}
 
-/// `X509SVIDResponse`. Federated bundles, its field 3, are never there.
+/// `X509SVIDResponse`.
 #[derive(prost::Message)]
 #[prost(skip_debug)]
-pub(super) struct X509SvidResponse {
+pub(crate) struct X509SvidResponse {
     #[prost(message, repeated, tag = "1")]
-    pub(super) svids: Vec<X509Svid>,
+    pub(crate) svids: Vec<X509Svid>,
     #[prost(bytes = "vec", repeated, tag = "2")]
-    pub(super) crl: Vec<Vec<u8>>,
+    pub(crate) crl: Vec<Vec<u8>>,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    pub(crate) federated_bundles: BTreeMap<String, Vec<u8>>,
 }
 
 /// `X509SVID`, whose `x509_svid` is called `chain` here. Wiped on drop.
 #[derive(prost::Message)]
 #[prost(skip_debug)]
-pub(super) struct X509Svid {
+pub(crate) struct X509Svid {
     #[prost(string, tag = "1")]
-    pub(super) spiffe_id: String,
+    pub(crate) spiffe_id: String,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) chain: Vec<u8>,
+    pub(crate) chain: Vec<u8>,
     #[prost(bytes = "vec", tag = "3")]
-    pub(super) key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
-    pub(super) bundle: Vec<u8>,
+    pub(crate) bundle: Vec<u8>,
     #[prost(string, tag = "5")]
-    pub(super) hint: String,
+    pub(crate) hint: String,
 }
 
 impl Drop for X509Svid {
@@ -45,16 +47,16 @@ impl Drop for X509Svid {
 
 /// `X509BundlesResponse`.
 #[derive(PartialEq, prost::Message)]
-pub(super) struct X509BundlesResponse {
+pub(crate) struct X509BundlesResponse {
     #[prost(bytes = "vec", repeated, tag = "1")]
-    pub(super) crl: Vec<Vec<u8>>,
+    pub(crate) crl: Vec<Vec<u8>>,
     #[prost(btree_map = "string, bytes", tag = "2")]
-    pub(super) bundles: BTreeMap<String, Vec<u8>>,
+    pub(crate) bundles: BTreeMap<String, Vec<u8>>,
 }
 
 impl X509SvidResponse {
     /// Key, chain, roots and CRLs of `bundle`, which is for `spiffe_id`.
-    pub(super) fn of(bundle: &CertificateBundle, spiffe_id: &str, hint: &str) -> Result<Self, KeyError> {
+    pub(crate) fn of(bundle: &CertificateBundle, spiffe_id: &str, hint: &str) -> Result<Self, KeyError> {
         let svid = X509Svid {
             spiffe_id: spiffe_id.to_owned(),
             chain: concatenated(bundle.chain()),
@@ -63,23 +65,26 @@ impl X509SvidResponse {
             bundle: concatenated(bundle.roots()),
             hint: hint.to_owned(),
         };
-        Ok(Self { svids: vec![svid], crl: crls(bundle) })
+        Ok(Self { svids: vec![svid], crl: crls(bundle), federated_bundles: federated(bundle).collect() })
     }
 }
 
 impl X509BundlesResponse {
-    /// Roots and CRLs of `bundle`, under the id of its trust domain.
-    pub(super) fn of(bundle: &CertificateBundle, trust_domain_id: &str) -> Self {
-        Self {
-            crl: crls(bundle),
-            bundles: BTreeMap::from([(trust_domain_id.to_owned(), concatenated(bundle.roots()))]),
-        }
+    /// Roots and CRLs of `bundle`, the roots under the ids of their trust domains.
+    pub(crate) fn of(bundle: &CertificateBundle, trust_domain_id: &str) -> Self {
+        let own = (trust_domain_id.to_owned(), concatenated(bundle.roots()));
+        Self { crl: crls(bundle), bundles: federated(bundle).chain([own]).collect() }
     }
 }
 
 /// Whether the CRLs of `bundle` are among what is sent.
-pub(super) fn crls_fit(bundle: &CertificateBundle) -> bool {
+pub(crate) fn crls_fit(bundle: &CertificateBundle) -> bool {
     bundle.crls().iter().map(|crl| crl.der().len()).sum::<usize>() <= CRLS_SIZE_LIMIT
+}
+
+/// The roots of other trust domains, by the ids of these.
+fn federated(bundle: &CertificateBundle) -> impl Iterator<Item = (String, Vec<u8>)> {
+    bundle.federated().iter().map(|(domain, roots)| (format!("spiffe://{domain}"), concatenated(roots)))
 }
 
 fn crls(bundle: &CertificateBundle) -> Vec<Vec<u8>> {

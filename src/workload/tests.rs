@@ -102,7 +102,7 @@ fn status() -> AgentStatus {
     AgentStatus {
         certificates: Vec::new(),
         version: String::new(),
-        spiffe_id: TrustDomain::new("crank.local").unwrap().worker(&worker_id),
+        spiffe_id: Some(TrustDomain::new("crank.local").unwrap().worker(&worker_id)),
         worker_id,
         directory: String::new(),
         started_at: NOW,
@@ -156,6 +156,29 @@ async fn several_certificates_are_one_behind_the_other() {
     let bundle = world.bundle().with_roots(roots.clone()).unwrap();
     world.publish(bundle).await;
     assert_eq!(world.svid().svids[0].bundle, [roots[0].as_ref(), roots[1].as_ref()].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_roots_of_other_trust_domains_are_sent_each_for_itself() {
+    let mut world = World::serving(RevokedFiles::Keep).await;
+    let roots = TestCa::named("Other").roots();
+    let federated = [(TrustDomain::new("other.example").unwrap(), roots.clone())].into();
+    let bundle = world.bundle().try_clone().unwrap().with_federated(federated);
+    world.publish(bundle).await;
+    let sent = [("spiffe://other.example".to_owned(), roots[0].to_vec())];
+    assert_eq!(world.svid().federated_bundles.clone().into_iter().collect::<Vec<_>>(), sent);
+    assert_eq!(world.svid().svids[0].bundle, world.ca.roots()[0].to_vec());
+    let own = (DOMAIN.to_owned(), world.ca.roots()[0].to_vec());
+    assert_eq!(world.bundles().bundles.into_iter().collect::<Vec<_>>(), [vec![own], sent.to_vec()].concat());
+    let pem = crate::identity::bundle::certificates_to_pem(&roots);
+    let secret = world.secrets(&["spiffe://other.example"]).unwrap().unwrap().remove(0);
+    assert_eq!(text(secret.validation_context.as_ref().unwrap().trusted_ca.as_ref()), pem);
+    let all = world.secrets(&["ALL"]).unwrap().unwrap().remove(0);
+    let validator = all.validation_context.as_ref().unwrap().custom_validator_config.as_ref().unwrap();
+    let validator = SpiffeValidator::decode(validator.typed_config.as_ref().unwrap().value()).unwrap();
+    let names: Vec<&str> = validator.trust_domains.iter().map(|domain| domain.name.as_str()).collect();
+    assert_eq!(names, ["crank.local", "other.example"]);
+    assert_eq!(text(validator.trust_domains[1].trust_bundle.as_ref()), pem);
 }
 
 #[tokio::test(start_paused = true)]
