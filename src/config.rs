@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::deliver::DeliveryConfig;
-use crate::identity::{KeyType, RequestedIdentity, TrustDomain};
+use crate::identity::{KeyType, RequestedIdentity, SpiffeId, TrustDomain};
 use crate::schedule::Timing;
 use crate::serve::AllowedClient;
 use crate::store::FurtherFile;
@@ -104,6 +104,8 @@ pub enum RevokedFiles {
 /// How to reach and verify the CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaConfig {
+    /// What kind of authority it is.
+    pub kind: CaKind,
     /// `https://host[:port]`, nothing else.
     pub url: HttpsUrl,
     /// What verifies the CA's TLS connection.
@@ -122,6 +124,26 @@ pub struct CaConfig {
     pub push: bool,
     /// The most bytes of CRLs to read, as PEM; `None`: no CRLs are asked for.
     pub crl_limit: Option<usize>,
+}
+
+/// The kinds of authorities. What else is in [`CaConfig`] is for those that are asked over the network, except for the times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaKind {
+    /// crank-ca.
+    Crank,
+    /// A SPIFFE Workload API on this machine, as that of a SPIRE agent.
+    WorkloadApi(SvidSource),
+}
+
+/// A SPIFFE Workload API, and which of its identities is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SvidSource {
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// The one with this SPIFFE id; `None`: the only one.
+    pub spiffe_id: Option<SpiffeId>,
+    /// The one with this hint; `None`: whatever its hint.
+    pub hint: Option<String>,
 }
 
 /// What verifies the CA's TLS connection, from the first byte.

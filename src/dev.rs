@@ -22,7 +22,7 @@ use crate::duration::format_duration;
 use crate::events::log::LogControl;
 use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::exit::Exit;
-use crate::identity::{SubjectAltName, TrustDomain};
+use crate::identity::{SpiffeId, SubjectAltName, TrustDomain};
 use crate::printable::error_chain;
 use crate::status::AgentStatus;
 
@@ -129,7 +129,7 @@ impl Dev {
             .with_default("server.listen", &loopback_address(AGENT_PORT).to_string());
         let config = config::load(&arguments)?;
         // The worker may read its own agent's metrics.
-        let arguments = arguments.with_default("server.metrics_allow", config.identity.spiffe_id.as_str());
+        let arguments = arguments.with_default("server.metrics_allow", spiffe_id(&config));
         let config = config::load(&arguments)?;
         write_token(&ca.tokens(), &config).await?;
         Ok(Self { options, arguments, config, ca, stop })
@@ -213,7 +213,7 @@ impl Dev {
             data = options.data_dir.display(),
             fingerprint = ca.root_fingerprint(),
             worker = config.identity.worker_id,
-            spiffe = config.identity.spiffe_id,
+            spiffe = spiffe_id(config),
             directory = config.files.directory.display(),
             lifetime = format_duration(options.lifetime),
         )
@@ -238,6 +238,10 @@ impl Dev {
              {probes}"
         )
     }
+}
+
+fn spiffe_id(config: &Config) -> &str {
+    config.identity.spiffe_id.as_ref().map_or("", SpiffeId::as_str)
 }
 
 fn certificate_text(event: CertificateEvent, status: &AgentStatus) -> String {

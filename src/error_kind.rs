@@ -12,7 +12,7 @@ pub struct ErrorKind {
 }
 
 /// Every kind that an event can have, by whose side it is on: the CA's, the certificate's, the disk's, the worker's, ours.
-pub const ERROR_KINDS: [ErrorKind; 35] = [
+pub const ERROR_KINDS: [ErrorKind; 36] = [
     kind("ca_unavailable", Exit::Unavailable),
     kind("rate_limited", Exit::Unavailable),
     kind("broken_reply", Exit::Unavailable),
@@ -21,6 +21,7 @@ pub const ERROR_KINDS: [ErrorKind; 35] = [
     kind("certificate_revoked", Exit::Refused),
     kind("refused", Exit::Refused),
     kind("credential", Exit::Refused),
+    kind("not_registered", Exit::Refused),
     kind("key_mismatch", Exit::Refused),
     kind("unreadable_certificate", Exit::Refused),
     kind("untrusted_chain", Exit::Refused),
@@ -96,6 +97,7 @@ mod tests {
             (IssueErrorKind::Refused, Exit::Refused),
             (IssueErrorKind::Revoked, Exit::Refused),
             (IssueErrorKind::Credential, Exit::Refused),
+            (IssueErrorKind::NotRegistered, Exit::Refused),
         ] {
             assert_eq!(exit_of(IssueError::new(kind, "x").kind()), exit, "{kind:?}");
         }

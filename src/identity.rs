@@ -14,4 +14,4 @@ pub use crl::{Crl, CrlError, CrlNumber};
 pub use csr::generate_csr;
 pub use key::{KeyError, KeyType, PrivateKey};
 pub use metadata::CertificateMetadata;
-pub use names::{DnsName, NameError, RequestedIdentity, SpiffeId, SubjectAltName, TrustDomain, WorkerId};
+pub use names::{DnsName, NameError, NamedBy, RequestedIdentity, SpiffeId, SubjectAltName, TrustDomain, WorkerId};

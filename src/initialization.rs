@@ -7,8 +7,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{CaConfig, Config};
 use crate::events::EventBus;
 use crate::identity::CertificateBundle;
-use crate::issuer::crank::CrankIssuer;
-use crate::issuer::{IssueError, IssueErrorKind};
+use crate::issuer::{ConfiguredIssuer, IssueError, IssueErrorKind};
 use crate::manager::{CertificateManager, CertificateUnavailableError};
 use crate::schedule::Jitter;
 use crate::schedule::backoff::BackOff;
@@ -48,7 +47,7 @@ pub(crate) async fn initialize(
 /// The last failure, when `wait` is over; at once, when the CA is not the one expected.
 pub async fn wait_for_ca_service(config: &CaConfig, wait: Duration) -> Result<(), IssueError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let issuer = CrankIssuer::new(config.clone(), Arc::clone(&clock));
+    let issuer = ConfiguredIssuer::new(config.clone(), Arc::clone(&clock));
     let deadline = clock.now().boot.saturating_add(wait);
     let mut back_off = BackOff::new(Duration::from_mins(1));
     loop {

@@ -1,21 +1,36 @@
 //! Owns the contract between the agent and any certificate authority: [`Issuer`], what it is asked, how it fails.
 
+mod configured;
 pub mod crank;
 mod renewal;
 pub mod roots;
+pub mod workload;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
-use crate::identity::{CertificateBundle, RequestedIdentity};
+use crate::identity::{CertificateBundle, PrivateKey, RequestedIdentity, TrustDomain};
 
+pub use configured::ConfiguredIssuer;
 pub use renewal::{CrlAnswer, RenewalAnswer, RenewalInfo, RenewalNews, RenewalQuestion};
 use roots::{KnownRoots, RootDigest};
 
 /// A certificate authority, seen from the agent.
 pub trait Issuer: Send + Sync + 'static {
+    /// Whose keys it certifies.
+    fn key_maker(&self) -> KeyMaker {
+        KeyMaker::Agent
+    }
+
+    /// Waits until there is something new to be had without an order, or until it is not known any more whether there is: for
+    /// an authority that renews by itself. Cancel-safe; each occasion is told once.
+    fn announced(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// Asks for one certificate. Takes no longer than the configured deadline, and reads no more than the limits allow.
     fn issue(&self, order: &Order<'_>) -> impl Future<Output = Result<Issued, IssueError>> + Send;
 
@@ -50,10 +65,19 @@ pub trait Issuer: Send + Sync + 'static {
     fn url(&self) -> &str;
 }
 
+/// Who makes the key of a certificate, and with it says when there is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyMaker {
+    /// The agent: it sends a CSR, and has a chain for its key.
+    Agent,
+    /// The issuer, on this machine: it hands out key and chain, and renews them in its own time.
+    Issuer,
+}
+
 /// What is asked for.
 #[derive(Debug)]
 pub struct Order<'a> {
-    /// The CSR as PEM.
+    /// The CSR as PEM; empty where the issuer makes the key.
     pub csr_pem: &'a str,
     /// Whom it is for.
     pub identity: &'a RequestedIdentity,
@@ -79,12 +103,16 @@ pub struct FollowedRoots {
 /// What a CA returned, undecided whether it is fit to be installed.
 #[derive(Debug)]
 pub struct Issued {
+    /// The key, where the issuer made it; else the chain is for that of the CSR.
+    pub key: Option<PrivateKey>,
     /// Leaf and intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     /// The roots that this chain must reach: those configured, and those handed out before.
     pub trusted: Vec<CertificateDer<'static>>,
     /// The roots for `ca.crt`, which the chain must reach too.
     pub publish: FollowedRoots,
+    /// The roots of other trust domains, where the issuer hands any out.
+    pub federated: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
     /// The policy's decision that allowed it, where the CA tells; harmless text.
     pub decision_id: Option<String>,
     /// The CA's clock less ours, in seconds, by its `Date` header (RFC 9110, section 6.6.1).
@@ -124,6 +152,8 @@ pub enum IssueErrorKind {
     Untrusted,
     /// The credential (token file, root file) is missing, unreadable or lapsed on our side.
     Credential,
+    /// Its register does not have this process: retry with back-off, since somebody may enter it.
+    NotRegistered,
 }
 
 impl IssueError {
@@ -145,6 +175,7 @@ impl IssueError {
             IssueErrorKind::BrokenReply => "broken_reply",
             IssueErrorKind::Untrusted => "untrusted_ca",
             IssueErrorKind::Credential => "credential",
+            IssueErrorKind::NotRegistered => "not_registered",
         }
     }
 }

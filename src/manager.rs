@@ -25,14 +25,14 @@ use crate::clock::Clock;
 use crate::config::{Config, FederatedDomain, RevokedFiles};
 use crate::events::{CertificateEvent, EventBus, EventRecord};
 use crate::identity::{CertificateBundle, Checks, KeyType, PrivateKey, RequestedIdentity};
-use crate::issuer::Issuer;
-use crate::issuer::crank::CrankIssuer;
 use crate::issuer::roots::{KnownRoots, RootDigest};
+use crate::issuer::{ConfiguredIssuer, Issuer, KeyMaker};
 use crate::schedule::{Jitter, RenewReason, RenewalRecord, SLICE, Schedule, Step};
 use crate::service_manager::ServiceManager;
 use crate::status::AgentStatus;
 use crate::store::{Store, StoreError};
 
+use federation::Federated;
 use handle::Told;
 pub use handle::{Command, ManagerHandle, RenewOutcome};
 pub(crate) use handover::Handover;
@@ -43,7 +43,7 @@ use start::Goal;
 /// Keeps one worker's certificate: adopts what is on disk, obtains what is missing, renews in time, heals what others
 /// change. The driver of [`Schedule`].
 #[derive(Debug)]
-pub struct CertificateManager<I = CrankIssuer> {
+pub struct CertificateManager<I = ConfiguredIssuer> {
     settings: Settings,
     issuer: Arc<I>,
     store: Arc<Store>,
@@ -63,11 +63,15 @@ pub struct CertificateManager<I = CrankIssuer> {
     known: KnownRoots,
     /// The same for the one who waits at the CA.
     known_told: watch::Sender<KnownRoots>,
+    /// The roots of other trust domains that the issuer hands out; `None`: it was not asked yet.
+    handed_out: Option<Federated>,
     /// When the CA may be asked again which roots it hands out, by time since boot.
     follow_at: Duration,
     /// The start is over: from here on nothing but a stop ends the manager.
     started: bool,
     sweep_at: Option<Duration>,
+    /// When the issuer is listened to again, by time since boot.
+    listen_at: Duration,
     news: News,
     /// What the CA tells by itself, and who tells it on.
     pushed: (mpsc::Sender<Pushed>, mpsc::Receiver<Pushed>),
@@ -138,14 +142,14 @@ pub struct CertificateUnavailableError {
     pub advice: &'static str,
 }
 
-impl CertificateManager<CrankIssuer> {
+impl CertificateManager<ConfiguredIssuer> {
     /// A manager for `config`, with its certificate directory opened and locked.
     ///
     /// # Errors
     /// When the directory is missing, is not writable, or another agent has it.
     pub fn open(config: &Config, clock: Arc<dyn Clock>, events: EventBus) -> Result<(Self, ManagerHandle), StoreError> {
         let store = Arc::new(Store::open(&config.files)?);
-        let issuer = CrankIssuer::new(config.ca.clone(), Arc::clone(&clock));
+        let issuer = ConfiguredIssuer::new(config.ca.clone(), Arc::clone(&clock));
         Ok(Self::new(config, issuer, store, clock, events))
     }
 }
@@ -164,6 +168,8 @@ impl<I: Issuer> CertificateManager<I> {
         let (published, published_receiver) = watch::channel(None);
         let status = report::first_status(config, issuer.url(), clock.now().wall);
         let (status, status_receiver) = watch::channel(status);
+        // One that takes orders hands out none.
+        let handed_out = (issuer.key_maker() == KeyMaker::Agent).then(Federated::new);
         let manager = Self {
             settings: Settings {
                 identity: config.identity.clone(),
@@ -189,9 +195,11 @@ impl<I: Issuer> CertificateManager<I> {
             had_certificate: false,
             known: KnownRoots::default(),
             known_told: watch::Sender::default(),
+            handed_out,
             follow_at: Duration::ZERO,
             started: false,
             sweep_at: None,
+            listen_at: Duration::ZERO,
             news: News::default(),
             pushed: mpsc::channel(PUSHED),
             waiters: Vec::new(),
@@ -309,6 +317,8 @@ impl<I: Issuer> CertificateManager<I> {
         let until = |instant: Option<Duration>| instant.map_or(Duration::MAX, |at| at.saturating_sub(now));
         let sleep = wait.min(SLICE).min(until(deadline)).min(until(self.sweep_at));
         let sleep = if self.started { sleep.min(self.until_errand(now)) } else { sleep };
+        let deaf = self.listen_at.saturating_sub(now);
+        let sleep = if deaf.is_zero() { sleep } else { sleep.min(deaf) };
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -320,9 +330,17 @@ impl<I: Issuer> CertificateManager<I> {
                 }
             }
             Some(pushed) = self.pushed.1.recv() => self.take_pushed(pushed).await,
+            () = self.issuer.announced(), if self.started && deaf.is_zero() => self.hear(),
             () = self.clock.sleep(sleep) => {}
         }
         self.sweep_if_due().await;
+    }
+
+    /// The issuer has something new, or is gone.
+    fn hear(&mut self) {
+        let now = self.clock.now();
+        self.listen_at = now.boot.saturating_add(HEARING_PAUSE);
+        self.schedule.announced(now);
     }
 
     async fn obey(&mut self, command: Command) {
@@ -353,6 +371,9 @@ impl<I: Issuer> CertificateManager<I> {
 
 /// The kind of the error when there was no attempt, or none that came to an end.
 const NO_ANSWER: &str = "ca_unavailable";
+
+/// One who announces all the time is not listened to all the time.
+const HEARING_PAUSE: Duration = Duration::from_secs(1);
 
 /// Commands that may wait; a manager in an attempt takes them afterwards.
 const COMMANDS: usize = 32;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clock::Now;
 
 use backoff::BackOff;
-pub use renewal::{Fraction, Jitter, RenewalRecord, ScheduleError, Timing, Validity};
+pub use renewal::{Fraction, Jitter, RenewalRecord, RenewedBy, ScheduleError, Timing, Validity};
 pub use step::{Failure, RenewReason, Step};
 pub use wish::{Revocation, Suggestion, Window};
 
@@ -80,11 +80,22 @@ impl Schedule {
     pub fn installed(&mut self, validity: Validity, record: RenewalRecord, now: Now) {
         self.count_wish(now);
         self.tracked = Some(Tracked { validity, record, warned: false, expired: false });
+        self.confirmed(now);
+    }
+
+    /// The issuer was asked, and has no other certificate than the one in force.
+    pub fn confirmed(&mut self, now: Now) {
         self.back_off.reset();
         self.requested = None;
         self.urgent = false;
         self.last_failure = None;
         self.not_before = now.boot.saturating_add(self.timing.min_interval);
+    }
+
+    /// The issuer has something new, or is gone: it is to be asked, also where it failed before.
+    pub fn announced(&mut self, now: Now) {
+        self.request(RenewReason::Announced);
+        self.hurry(now, Duration::ZERO);
     }
 
     /// An existing certificate was taken over: an attempt may follow at once, if it is due.
@@ -185,10 +196,10 @@ impl Schedule {
         self.not_before.saturating_sub(now.boot)
     }
 
-    /// When the certificate in force is to be renewed, by the wall clock.
+    /// When the certificate in force is to be renewed, by the wall clock; `None` where that is left to the issuer.
     #[must_use]
     pub fn next_renewal(&self) -> Option<time::OffsetDateTime> {
-        let tracked = self.tracked?;
+        let tracked = self.tracked.filter(|_| self.timing.renewed_by == RenewedBy::Agent)?;
         Some(self.timing.renewal_instant(tracked.validity, tracked.record))
     }
 

@@ -14,8 +14,8 @@ pub struct AgentStatus {
     pub version: String,
     /// Whose certificate.
     pub worker_id: WorkerId,
-    /// The worker's SPIFFE id.
-    pub spiffe_id: SpiffeId,
+    /// The worker's SPIFFE id, where it is known.
+    pub spiffe_id: Option<SpiffeId>,
     /// The certificate directory.
     pub directory: String,
     /// When the agent started.

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{
-    CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles,
+    CaConfig, CaKind, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles,
 };
 use crate::identity::{
     CertificateBundle, Crl, KeyType, PrivateKey, RequestedIdentity, TrustDomain, WorkerId, generate_csr,
@@ -111,6 +111,7 @@ pub(crate) fn config(directory: &Path) -> Config {
         environment: Environment::Development,
         key_type: KeyType::EcdsaP256,
         ca: CaConfig {
+            kind: CaKind::Crank,
             url: HttpsUrl::new("https://localhost:1").unwrap(),
             trust: CaTrust::RootFile(directory.join("root.crt")),
             issued_roots_file: None,

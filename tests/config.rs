@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crank_agent::config::{
-    Arguments, CaTrust, Config, ConfigReport, Facts, Fallback, Problem, SETTINGS, Setting, control_socket, find, load,
-    resolve,
+    Arguments, CaKind, CaTrust, Config, ConfigReport, Facts, Fallback, Problem, SETTINGS, Setting, control_socket,
+    find, load, resolve,
 };
 use crank_agent::schedule::Timing;
 use proptest::prelude::*;
@@ -69,7 +69,7 @@ fn one_problem(result: Result<Config, ConfigReport>) -> Problem {
 #[test]
 fn a_worker_id_is_all_it_takes() {
     let config = load_environment(&[("SERVICE_NAME", "streaming")]).unwrap();
-    assert_eq!(config.identity.spiffe_id.as_str(), "spiffe://crank.local/worker/streaming");
+    assert_eq!(config.identity.spiffe_id.unwrap().as_str(), "spiffe://crank.local/worker/streaming");
     assert_eq!(config.ca.url.as_str(), "https://cert-authority:9090");
     assert_eq!(config.ca.trust, CaTrust::RootFile(PathBuf::from("/shared/ca-certs/ca.crt")));
     assert_eq!(config.files.directory, Path::new("/home/someone/.crank/certs"));
@@ -131,6 +131,10 @@ fn example(setting: &Setting) -> (&'static str, &'static str) {
         "https_only" | "require_mtls" | "verify_certificates" | "deliver.crls" => ("true", "true"),
         "identity.trust_domain" => ("example.org", "\"example.org\""),
         "identity.names" => ("a.example.org, 10.0.0.7", "[\"a.example.org\", \"10.0.0.7\"]"),
+        "identity.spiffe_id" => ("spiffe://example.org/x", "\"spiffe://example.org/x\""),
+        "identity.hint" => ("internal", "\"internal\""),
+        "ca.kind" => ("crank", "\"crank\""),
+        "ca.socket" => ("unix:///run/api.sock", "\"unix:///run/api.sock\""),
         "identity.key_type" => ("rsa-3072", "\"rsa-3072\""),
         "ca.url" => ("https://ca.example.org:8443/base", "\"https://ca.example.org:8443/base\""),
         "ca.root_fingerprint" => (
@@ -348,6 +352,33 @@ fn a_workload_api_on_the_control_socket_or_for_nobody_known_is_refused() {
     assert!(problem.source.unwrap().to_string().ends_with("config.toml:5"));
     let problem = one_problem(load_file("worker_id = \"a\"\n[workload_api]\nallow = [\"uid:1\", \"app\"]"));
     assert!(problem.expected.starts_with("for element 2: `uid:` or `gid:`"), "{problem}");
+}
+
+#[test]
+fn certificates_of_a_workload_api_need_a_socket_that_is_not_the_agent_s_own() {
+    let kind = ("CRANK_CA_KIND", "spiffe-workload-api");
+    let load_with =
+        |further: &[(&str, &str)]| load_environment(&[&[("SERVICE_NAME", "a"), ("CERT_DIR", "/c")], further].concat());
+    for text in ["unix:///run/api.sock", "/run/api.sock"] {
+        let config = load_with(&[kind, ("SPIFFE_ENDPOINT_SOCKET", text), ("CRANK_IDENTITY_HINT", "inside")]).unwrap();
+        let CaKind::WorkloadApi(source) = &config.ca.kind else { unreachable!("{:?}", config.ca) };
+        assert_eq!((source.socket.as_path(), source.hint.as_deref()), (Path::new("/run/api.sock"), Some("inside")));
+        assert_eq!((config.identity.spiffe_id, config.ca.push, config.ca.crl_limit), (None, false, None));
+    }
+    let problem = one_problem(load_with(&[kind]));
+    assert!(
+        problem.key.as_deref() == Some("ca.socket") && problem.advice.contains("SPIFFE_ENDPOINT_SOCKET"),
+        "{problem}"
+    );
+    for bad in ["tcp://127.0.0.1:8000", "unix:run/api.sock", "unix://run/api.sock"] {
+        let problem = one_problem(load_with(&[kind, ("SPIFFE_ENDPOINT_SOCKET", bad)]));
+        assert!(problem.expected.starts_with("`unix://` and a path"), "{problem}");
+        // It may stand there for the worker.
+        assert_eq!(load_with(&[("SPIFFE_ENDPOINT_SOCKET", bad)]).unwrap().ca.kind, CaKind::Crank);
+    }
+    let own = [kind, ("SPIFFE_ENDPOINT_SOCKET", "unix:///s"), ("CRANK_WORKLOAD_API_SOCKET", "/s")];
+    let problem = one_problem(load_with(&own));
+    assert!(problem.expected.starts_with("another socket than `workload_api.socket`"), "{problem}");
 }
 
 #[test]

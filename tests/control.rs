@@ -79,7 +79,7 @@ fn agent_status() -> AgentStatus {
     AgentStatus {
         certificates: Vec::new(),
         version: "0.1.0".to_owned(),
-        spiffe_id: TrustDomain::new("crank.local").unwrap().worker(&worker_id),
+        spiffe_id: Some(TrustDomain::new("crank.local").unwrap().worker(&worker_id)),
         worker_id,
         directory: "/etc/certs".to_owned(),
         started_at: OffsetDateTime::UNIX_EPOCH,

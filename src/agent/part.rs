@@ -12,7 +12,7 @@ use super::readiness::DiskReadiness;
 use super::{AgentError, Shared};
 use crate::config::{CaTrust, Config};
 use crate::deliver::{Deliveries, Progress, Tools};
-use crate::issuer::crank::CrankIssuer;
+use crate::issuer::ConfiguredIssuer;
 use crate::manager::{CertificateManager, CertificateUnavailableError, Handover, ManagerHandle};
 use crate::service_manager::ServiceManager;
 use crate::store::Store;
@@ -41,7 +41,7 @@ impl Part {
     pub(super) fn begin(shared: &Shared, name: Option<&str>, config: &Config) -> Result<Self, AgentError> {
         let shared = shared.of_certificate(name)?;
         let store = shared.kept.store(name, &config.files)?;
-        let issuer = CrankIssuer::new(config.ca.clone(), Arc::clone(&shared.clock));
+        let issuer = ConfiguredIssuer::new(config.ca.clone(), Arc::clone(&shared.clock));
         let (manager, handle) = CertificateManager::new(
             config,
             issuer,

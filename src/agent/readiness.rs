@@ -99,7 +99,7 @@ mod tests {
         store.load().unwrap();
         let (_manager, handle) = CertificateManager::new(
             &config,
-            crate::issuer::crank::CrankIssuer::new(config.ca.clone(), Arc::<TestClock>::clone(&clock)),
+            crate::issuer::ConfiguredIssuer::new(config.ca.clone(), Arc::<TestClock>::clone(&clock)),
             Arc::clone(&store),
             Arc::<TestClock>::clone(&clock),
             EventBus::default(),

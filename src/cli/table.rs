@@ -2,6 +2,7 @@
 
 use crank_agent::control::StatusReport;
 use crank_agent::duration::format_duration;
+use crank_agent::identity::SpiffeId;
 use crank_agent::printable::{FOREIGN_TEXT_LIMIT, printable};
 use crank_agent::status::{AgentStatus, FurtherStatus};
 use time::OffsetDateTime;
@@ -12,7 +13,7 @@ pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     let mut table = Table::default();
     let status = &report.status;
     table.row("worker", status.worker_id.as_str());
-    table.row("SPIFFE id", status.spiffe_id.as_str());
+    table.row("SPIFFE id", status.spiffe_id.as_ref().map_or("not known", SpiffeId::as_str));
     table.row("ready", &readiness(report));
     table.gap();
     of_certificate(&mut table, status, now);
@@ -177,7 +178,7 @@ mod tests {
         let worker_id = WorkerId::new("streaming").unwrap();
         let status = AgentStatus {
             version: "0.1.0".to_owned(),
-            spiffe_id: TrustDomain::new("crank.local").unwrap().worker(&worker_id),
+            spiffe_id: Some(TrustDomain::new("crank.local").unwrap().worker(&worker_id)),
             worker_id,
             directory: "/etc/certs".to_owned(),
             started_at: datetime!(2026-08-19 11:59:30 UTC),

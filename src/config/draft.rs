@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::deliver::DeliveryDraft;
 use super::further::{FederationDraft, FileDraft, Readers};
 use super::{
-    CaConfig, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles, ServerConfig,
-    WorkloadApiConfig,
+    CaConfig, CaKind, CaTrust, Config, Environment, FilesConfig, HttpsUrl, LogConfig, LogFormat, RevokedFiles,
+    ServerConfig, SvidSource, WorkloadApiConfig, parse,
 };
 use crate::crypto::sha256_text;
-use crate::identity::{KeyType, RequestedIdentity, SubjectAltName, TrustDomain, WorkerId};
-use crate::schedule::{Fraction, Timing};
+use crate::identity::{KeyType, RequestedIdentity, SpiffeId, SubjectAltName, TrustDomain, WorkerId};
+use crate::schedule::{Fraction, RenewedBy, Timing};
 use crate::serve::AllowedClient;
 use crate::workload::AllowedCaller;
 
@@ -25,6 +25,11 @@ pub(super) struct Draft {
     pub(super) trust_domain: Option<TrustDomain>,
     pub(super) names: Option<Vec<SubjectAltName>>,
     pub(super) key_type: Option<KeyType>,
+    pub(super) spiffe_id: Option<SpiffeId>,
+    pub(super) hint: Option<String>,
+    pub(super) ca_kind: Option<KindOfCa>,
+    /// As it is written: it may stand in the environment for other programs.
+    pub(super) ca_socket: Option<String>,
     pub(super) ca_url: Option<HttpsUrl>,
     pub(super) root_file: Option<PathBuf>,
     pub(super) root_fingerprint: Option<[u8; 32]>,
@@ -67,6 +72,13 @@ pub(super) struct Draft {
     pub(super) certificate_name: Option<String>,
     /// Of the repeated table that is being read or shown.
     pub(super) number: usize,
+}
+
+/// The kind of authority, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KindOfCa {
+    Crank,
+    WorkloadApi,
 }
 
 /// Where the TLS listener listens.
@@ -135,15 +147,28 @@ impl Draft {
             Some(digest) => CaTrust::Fingerprint(digest),
             None => CaTrust::RootFile(need(self.root_file, "ca.root_file")?),
         };
+        let names = need(self.names, "identity.names")?;
+        let (identity, kind) = match need(self.ca_kind, "ca.kind")? {
+            KindOfCa::Crank => (RequestedIdentity::new(worker_id, &trust_domain, names), CaKind::Crank),
+            KindOfCa::WorkloadApi => {
+                let socket = self.ca_socket.and_then(|text| parse::endpoint(&text).ok());
+                let (socket, spiffe_id) = (need(socket, "ca.socket")?, self.spiffe_id);
+                let identity = RequestedIdentity::registered(worker_id, spiffe_id.clone(), names);
+                (identity, CaKind::WorkloadApi(SvidSource { socket, spiffe_id, hint: self.hint }))
+            }
+        };
+        let asked = kind == CaKind::Crank;
+        let renewed_by = if asked { RenewedBy::Agent } else { RenewedBy::Issuer };
         let crl_enabled = need(self.crl_enabled, "crl.enabled")?;
         let crl_size_limit = need(self.crl_size_limit, "crl.size_limit")?;
         let metrics_allow = need(self.metrics_allow, "server.metrics_allow")?;
         let workload_allow = need(self.workload_allow, "workload_api.allow")?;
         Ok(Config {
-            identity: RequestedIdentity::new(worker_id, &trust_domain, need(self.names, "identity.names")?),
+            identity,
             environment: need(self.environment, "environment")?,
             key_type: need(self.key_type, "identity.key_type")?,
             ca: CaConfig {
+                kind,
                 url: need(self.ca_url, "ca.url")?,
                 trust,
                 issued_roots_file: self.issued_roots_file,
@@ -151,8 +176,8 @@ impl Draft {
                 token_file: self.token_file,
                 timeout: need(self.timeout, "ca.timeout")?,
                 startup_wait: need(self.startup_wait, "ca.startup_wait")?,
-                push: need(self.push, "ca.push")?,
-                crl_limit: crl_enabled.then_some(crl_size_limit),
+                push: need(self.push, "ca.push")? && asked,
+                crl_limit: (crl_enabled && asked).then_some(crl_size_limit),
             },
             files: FilesConfig {
                 directory: need(self.directory, "files.directory")?,
@@ -171,6 +196,7 @@ impl Draft {
                 min_interval: need(self.min_interval, "schedule.min_interval")?,
                 max_back_off: need(self.max_back_off, "schedule.max_back_off")?,
                 refused_interval: need(self.refused_interval, "schedule.refused_interval")?,
+                renewed_by,
             },
             revoked_files: need(self.revoked_files, "revocation.files")?,
             allowed_skew: need(self.allowed_skew, "schedule.allowed_skew")?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use tracing_subscriber::filter::Targets;
 
+use super::draft::KindOfCa;
 use super::{Environment, LogFormat, RevokedFiles};
 use crate::duration::{format_duration, parse_duration};
 use crate::identity::{DnsName, SpiffeId, SubjectAltName};
@@ -193,6 +194,21 @@ pub(super) fn fingerprint(text: &str) -> Result<[u8; 32], String> {
         }
     }
     Ok(bytes)
+}
+
+pub(super) fn kind_of_ca(text: &str) -> Result<KindOfCa, String> {
+    match text {
+        "crank" => Ok(KindOfCa::Crank),
+        "spiffe-workload-api" => Ok(KindOfCa::WorkloadApi),
+        _ => Err("`crank` or `spiffe-workload-api`".to_owned()),
+    }
+}
+
+/// The socket of a Workload API, as SPIFFE writes it (Workload Endpoint, section 4) or as a path.
+pub(super) fn endpoint(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    let path = socket_path(path);
+    path.map_err(|expected| format!("`unix://` and a path, as `unix:///run/spire/sockets/agent.sock`: {expected}"))
 }
 
 /// A file mode in octal, as `0600`. Only those in which no one but owner and group reads, and no one runs.

@@ -273,6 +273,10 @@ fn missing(key: &str) -> Problem {
             "a directory for the certificate files; there is neither a writable /etc/certs nor a home directory",
             "set CERT_DIR in the environment, `files.directory` in the file, or --cert-dir".to_owned(),
         ),
+        "ca.socket" => (
+            "the socket of the Workload API, as `unix:///run/spire/sockets/agent.sock`",
+            "set SPIFFE_ENDPOINT_SOCKET in the environment, or `ca.socket` in the file".to_owned(),
+        ),
         key => ("a value", Origin::Default.advice(key)),
     };
     Problem { key: Some(key.to_owned()), source: None, value: None, expected: expected.to_owned(), advice }

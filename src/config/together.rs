@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use super::Fault;
 use super::deliver::DeliveryDraft;
-use super::draft::Draft;
+use super::draft::{Draft, KindOfCa};
 use super::further::{FederationDraft, FileDraft};
+use super::parse;
 use super::place::CERTIFICATE;
 use super::report::{Origin, Problem};
 use super::resolve::Origins;
+use super::sources::SHOWN_LIMIT;
 use crate::identity::TrustDomain;
+use crate::printable::printable;
 
 /// What is wrong between values that are good one by one, in each certificate and between them.
 pub(super) fn problems_together(first: &Draft, further: &BTreeMap<usize, Draft>, origins: &Origins) -> Vec<Problem> {
@@ -86,6 +89,7 @@ fn problems_of(draft: &Draft, origins: Sources<'_>) -> Vec<Problem> {
             advice: "remove one of them".to_owned(),
         });
     }
+    problems.extend(endpoint_problem(draft, origins));
     if let (Some(socket), Some(origin)) = (&draft.workload_socket, set_by("workload_api.socket"))
         && draft.control_socket.as_ref() == Some(socket)
     {
@@ -129,6 +133,27 @@ fn problems_of(draft: &Draft, origins: Sources<'_>) -> Vec<Problem> {
     problems.extend(doubles("federate", "trust_domain", &draft.federations, origins, domain));
     problems.extend(doubles("deliver", "name", &draft.deliver, origins, |delivery| delivery.name.clone()));
     problems
+}
+
+/// What is wrong with the socket of the Workload API that certificates come from.
+fn endpoint_problem(draft: &Draft, origins: Sources<'_>) -> Option<Problem> {
+    const KEY: &str = "ca.socket";
+    let text = draft.ca_socket.as_ref().filter(|_| draft.ca_kind == Some(KindOfCa::WorkloadApi))?;
+    let expected = match parse::endpoint(text) {
+        Ok(socket) if draft.workload_socket.as_ref() == Some(&socket) => {
+            "another socket than `workload_api.socket`, which this agent serves by what it has from here".to_owned()
+        }
+        Ok(_) => return None,
+        Err(expected) => expected,
+    };
+    let origin = origins.get(KEY)?;
+    Some(Problem {
+        key: Some(origins.key(KEY)),
+        source: Some(origin.clone()),
+        value: Some(printable(text, SHOWN_LIMIT)),
+        expected,
+        advice: origin.advice(KEY),
+    })
 }
 
 /// What is wrong within each of the tables of a name.

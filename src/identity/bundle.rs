@@ -249,6 +249,27 @@ pub fn certificates_from_pem(
     Ok(certificates)
 }
 
+/// Splits certificates that stand one behind the other.
+///
+/// # Errors
+/// When there are none, more than `limit`, or one does not parse. `what` names them in the error.
+pub fn certificates_from_der(
+    what: &'static str,
+    mut der: &[u8],
+    limit: usize,
+) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+    let mut certificates = Vec::new();
+    while !der.is_empty() && certificates.len() <= limit {
+        let (rest, _) = X509Certificate::from_der(der)
+            .map_err(|_| BundleError::Certificates { what, reason: "but one is not a DER certificate".to_owned() })?;
+        let (one, rest) = der.split_at(der.len() - rest.len());
+        certificates.push(CertificateDer::from(one.to_vec()));
+        der = rest;
+    }
+    check_certificates(what, &certificates, limit)?;
+    Ok(certificates)
+}
+
 /// Certificates as PEM, in order, each ending in a newline.
 #[must_use]
 pub fn certificates_to_pem(certificates: &[CertificateDer<'_>]) -> String {

@@ -12,7 +12,7 @@ use x509_parser::prelude::FromDer;
 
 use super::bundle::{BundleError, CertificateBundle};
 use super::key::PrivateKey;
-use super::names::RequestedIdentity;
+use super::names::{NamedBy, RequestedIdentity, SpiffeId};
 use crate::crypto::crypto_provider;
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
 
@@ -140,6 +140,9 @@ impl Checks<'_> {
     }
 
     fn check_names(&self, leaf: &X509Certificate<'_>) -> Result<(), CheckError> {
+        if self.identity.named_by == NamedBy::Authority {
+            return self.check_registered_names(leaf);
+        }
         let worker = self.identity.worker_id.as_str();
         for common_name in leaf.subject().iter_common_name() {
             let found = common_name.as_str().unwrap_or("(not text)");
@@ -157,6 +160,21 @@ impl Checks<'_> {
         }
         let list = |names: &[&str]| printable(&names.join(", "), FOREIGN_TEXT_LIMIT);
         Err(CheckError::Names { missing: list(&missing), unexpected: list(&unexpected) })
+    }
+
+    /// Subject and further names are the authority's to choose.
+    fn check_registered_names(&self, leaf: &X509Certificate<'_>) -> Result<(), CheckError> {
+        let found = names_of(leaf).ok_or(CheckError::Extensions("subjectAltName"))?;
+        let mut missing = self.identity.names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        missing.retain(|name| !found.contains(name));
+        if spiffe_id_of(leaf).is_none() && missing.is_empty() {
+            missing.push("one URI, a SPIFFE id".to_owned());
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let list = |names: &[String]| printable(&names.join(", "), FOREIGN_TEXT_LIMIT);
+        Err(CheckError::Names { missing: list(&missing), unexpected: list(&found) })
     }
 }
 
@@ -229,6 +247,17 @@ pub(crate) fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<String>>
     let mut names: Vec<String> = extension.value.general_names.iter().map(general_name).collect();
     names.sort();
     Some(names)
+}
+
+/// The one URI of `certificate`, if it is a SPIFFE id (X.509-SVID, section 2).
+pub(crate) fn spiffe_id_of(certificate: &X509Certificate<'_>) -> Option<SpiffeId> {
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let (only, further) = (uris.next()?, uris.next());
+    if further.is_some() { None } else { SpiffeId::new(only).ok() }
 }
 
 /// One general name as text, in the form of [`SubjectAltName`](super::SubjectAltName).

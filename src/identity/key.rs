@@ -108,13 +108,21 @@ impl PrivateKey {
         // What this program writes is read without a copy left behind; of other forms, the decoder leaves one.
         let own = std::str::from_utf8(pem).ok().and_then(|text| SecretDocument::from_pem(text).ok());
         if let Some((PKCS8_LABEL, document)) = own {
-            let der = PrivatePkcs8KeyDer::from(document.as_bytes());
-            return KeyPair::try_from(&der).map(|pair| Self { pair }).map_err(|_| KeyError::Unreadable);
+            return Self::from_pkcs8_der(document.as_bytes());
         }
         let mut der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| KeyError::Unreadable)?;
         let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unreadable);
         der.zeroize();
         pair.map(|pair| Self { pair })
+    }
+
+    /// Reads an unencrypted PKCS#8 key as DER. No copy is left behind but that of `der`, which is the caller's.
+    ///
+    /// # Errors
+    /// When it does not parse, or the key is of a kind that is not supported.
+    pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, KeyError> {
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(der));
+        pair.map(|pair| Self { pair }).map_err(|_| KeyError::Unreadable)
     }
 
     /// The key as PKCS#8 PEM, in memory that is wiped on drop.

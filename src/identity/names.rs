@@ -187,10 +187,21 @@ impl fmt::Display for SubjectAltName {
 pub struct RequestedIdentity {
     /// The worker.
     pub worker_id: WorkerId,
-    /// The worker's SPIFFE id, the one URI SAN.
-    pub spiffe_id: SpiffeId,
+    /// The worker's SPIFFE id, the one URI SAN; `None`: the authority knows it.
+    pub spiffe_id: Option<SpiffeId>,
     /// All SANs, the worker's own and the further configured ones.
     pub names: BTreeSet<SubjectAltName>,
+    /// Who says which others there may be.
+    pub named_by: NamedBy,
+}
+
+/// Who decides on the names of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedBy {
+    /// Its worker: it has the names asked for and no others.
+    Worker,
+    /// The authority, by a register of its own: it has the names asked for, one SPIFFE id, and what else the register has.
+    Authority,
 }
 
 impl RequestedIdentity {
@@ -206,7 +217,18 @@ impl RequestedIdentity {
         names.insert(SubjectAltName::Dns(DnsName(worker_id.0.clone())));
         names.insert(SubjectAltName::Dns(DnsName("localhost".to_owned())));
         names.insert(SubjectAltName::Uri(spiffe_id.clone()));
-        Self { worker_id, spiffe_id, names }
+        Self { worker_id, spiffe_id: Some(spiffe_id), names, named_by: NamedBy::Worker }
+    }
+
+    /// What an authority with a register of its own is to have for `worker_id`: this SPIFFE id, where it is known, and `names`.
+    #[must_use]
+    pub fn registered(
+        worker_id: WorkerId,
+        spiffe_id: Option<SpiffeId>,
+        names: impl IntoIterator<Item = SubjectAltName>,
+    ) -> Self {
+        let names = names.into_iter().chain(spiffe_id.clone().map(SubjectAltName::Uri)).collect();
+        Self { worker_id, spiffe_id, names, named_by: NamedBy::Authority }
     }
 }
 

@@ -3,6 +3,7 @@
 mod renewal;
 mod trust;
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -113,7 +114,15 @@ impl CrankIssuer {
         // A root that comes with the first certificate of it is not trusted for that.
         let followed = known.followed_roots().filter(|_| self.config.follow_roots);
         let trusted = union(self.configured(&handed_out)?, followed);
-        Ok(Issued { chain, trusted, publish, decision_id: reply.decision_id(), clock_skew_seconds: None })
+        Ok(Issued {
+            key: None,
+            chain,
+            trusted,
+            publish,
+            federated: BTreeMap::new(),
+            decision_id: reply.decision_id(),
+            clock_skew_seconds: None,
+        })
     }
 
     /// The JSON of an answer with a status of success.

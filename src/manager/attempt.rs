@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::{CertificateManager, CertificateUnavailableError, Current, NO_ANSWER, UnansweredOrder, Unpublished};
 use crate::events::{CertificateEvent, EventError, EventRecord, new_correlation_id};
 use crate::identity::csr::CsrError;
-use crate::identity::{CertificateMetadata, CheckError, KeyError, PrivateKey, generate_csr};
-use crate::issuer::{IssueError, IssueErrorKind, Issued, Issuer, Order};
+use crate::identity::{
+    BundleError, CertificateBundle, CertificateMetadata, CheckError, KeyError, PrivateKey, generate_csr,
+};
+use crate::issuer::{IssueError, IssueErrorKind, Issued, Issuer, KeyMaker, Order};
 use crate::policy::RevocationReason;
 use crate::printable::error_chain;
 use crate::schedule::{Failure, Jitter, RenewReason, RenewalRecord, Revocation, Validity};
@@ -68,9 +70,10 @@ impl AttemptError {
         match self {
             Self::Issue(error) => match error.kind {
                 // A missing file costs the CA nothing.
-                IssueErrorKind::Unavailable | IssueErrorKind::Untrusted | IssueErrorKind::Credential => {
-                    Failure::Transient
-                }
+                IssueErrorKind::Unavailable
+                | IssueErrorKind::Untrusted
+                | IssueErrorKind::Credential
+                | IssueErrorKind::NotRegistered => Failure::Transient,
                 IssueErrorKind::RateLimited(wait) => Failure::RateLimited(wait.unwrap_or_default()),
                 IssueErrorKind::Unauthenticated
                 | IssueErrorKind::Revoked
@@ -87,7 +90,10 @@ impl AttemptError {
         match self {
             Self::Issue(error) => !matches!(
                 error.kind,
-                IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) | IssueErrorKind::Credential
+                IssueErrorKind::Unavailable
+                    | IssueErrorKind::RateLimited(_)
+                    | IssueErrorKind::Credential
+                    | IssueErrorKind::NotRegistered
             ),
             Self::Key(_) | Self::Csr(_) | Self::Check(_) | Self::Unwritable(_) => true,
             // The certificate is there, and its token is spent.
@@ -98,9 +104,8 @@ impl AttemptError {
     fn advice(&self) -> &'static str {
         match self {
             Self::Issue(error) => match error.kind {
-                IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) => {
-                    "check that the CA runs and that CA_SERVICE_URL leads to it"
-                }
+                IssueErrorKind::Unavailable | IssueErrorKind::RateLimited(_) => CHECK_THE_CA,
+                IssueErrorKind::NotRegistered => "register this process, the agent, and not the worker",
                 IssueErrorKind::Untrusted => {
                     "check that ca.root_file or ca.root_fingerprint is the root of this CA, and that CA_SERVICE_URL \
                      has a name in its certificate"
@@ -109,7 +114,9 @@ impl AttemptError {
                     "give a fresh token in ca.token_file (crank-ca token create --worker ID)"
                 }
                 IssueErrorKind::Refused => "ask the CA's operator which names this worker may have",
-                IssueErrorKind::BrokenReply => "check that CA_SERVICE_URL leads to a crank-ca",
+                IssueErrorKind::BrokenReply => {
+                    "check that CA_SERVICE_URL leads to a crank-ca, or ca.socket to a Workload API"
+                }
             },
             Self::Check(_) => "nothing was installed; check the CA, its clock and this machine's",
             Self::Key(_) | Self::Csr(_) => "check identity.key_type and identity.names",
@@ -119,6 +126,11 @@ impl AttemptError {
             Self::Unwritable(_) | Self::Store(_) => "check the volume of the certificate directory: space, mode, owner",
         }
     }
+}
+
+/// Whether both have the same certificate and the same roots beside it.
+fn says_the_same(one: &CertificateBundle, other: &CertificateBundle) -> bool {
+    one.chain() == other.chain() && one.roots() == other.roots() && one.federated() == other.federated()
 }
 
 /// Whether the CA may have signed all the same.
@@ -139,46 +151,54 @@ impl<I: Issuer> CertificateManager<I> {
         let now = self.wall();
         let unpublished = match self.unpublished.take_if(|waiting| now < waiting.bundle.not_after()) {
             Some(unpublished) => Ok(unpublished),
-            None => self.obtain(deadline).await,
+            None => self.obtain(reason, deadline).await,
         };
-        let outcome = match unpublished {
+        let (result, correlation_id) = match unpublished {
             Ok(unpublished) => {
                 let correlation_id = unpublished.correlation_id.clone();
                 (self.publish(unpublished).await, correlation_id)
             }
             Err((error, correlation_id)) => (Err(error), correlation_id),
         };
-        let (result, correlation_id) = outcome;
         self.conclude(result.as_ref(), correlation_id);
         result.map(drop)
     }
 
     /// From key to checked bundle. The correlation id comes back in either case.
-    async fn obtain(&mut self, deadline: Option<Duration>) -> Result<Unpublished, (AttemptError, String)> {
+    async fn obtain(
+        &mut self,
+        reason: RenewReason,
+        deadline: Option<Duration>,
+    ) -> Result<Unpublished, (AttemptError, String)> {
         let correlation_id = new_correlation_id();
-        self.obtain_as(&correlation_id, deadline).await.map_err(|error| (error, correlation_id))
+        self.obtain_as(&correlation_id, reason, deadline).await.map_err(|error| (error, correlation_id))
     }
 
     async fn obtain_as(
         &mut self,
         correlation_id: &str,
+        reason: RenewReason,
         deadline: Option<Duration>,
     ) -> Result<Unpublished, AttemptError> {
         // A certificate that cannot be written would be lost, and with it a token for one use.
         self.check_writable().await.map_err(AttemptError::Unwritable)?;
-        let order = match self.unanswered.take() {
-            Some(order) => order,
-            None => self.new_order(correlation_id).await?,
+        let order = match (self.issuer.key_maker(), self.unanswered.take()) {
+            (KeyMaker::Issuer, _) => None,
+            (KeyMaker::Agent, Some(order)) => Some(order),
+            (KeyMaker::Agent, None) => Some(self.new_order(correlation_id).await?),
         };
+        let csr_pem = order.as_ref().map(|order| order.csr_pem.as_str()).unwrap_or_default();
         let now = self.wall();
         // A certificate that has expired or is revoked no longer proves who asks.
         let unrevoked = self.current.as_ref().filter(|current| !current.is_revoked());
         let current = unrevoked.map(|current| Arc::clone(&current.bundle)).filter(|bundle| now < bundle.not_after());
         let lapsed = unrevoked.map(|current| &current.bundle).or(self.lapsed.as_ref());
         let lapsed = lapsed.filter(|bundle| now < bundle.not_after() + LONGEST_GRACE).map(Arc::clone);
-        self.emit(CertificateEvent::CsrSubmitted, correlation_id, None, None);
+        if order.is_some() {
+            self.emit(CertificateEvent::CsrSubmitted, correlation_id, None, None);
+        }
         let request = Order {
-            csr_pem: &order.csr_pem,
+            csr_pem,
             identity: &self.settings.identity,
             correlation_id,
             current: current.as_deref(),
@@ -190,7 +210,7 @@ impl<I: Issuer> CertificateManager<I> {
             let revocation = Revocation { at: now, reason: RevocationReason::Unspecified };
             self.note_revoked(revocation).await;
             let request = Order {
-                csr_pem: &order.csr_pem,
+                csr_pem,
                 identity: &self.settings.identity,
                 correlation_id,
                 current: None,
@@ -204,23 +224,44 @@ impl<I: Issuer> CertificateManager<I> {
             Err(error) => {
                 self.note_ca(error.clock_skew_seconds);
                 if leaves_open(error.kind) {
-                    self.unanswered = Some(order);
+                    self.unanswered = order;
                 }
                 return Err(error.into());
             }
         };
+        self.status.send_modify(|status| status.ca.last_answer = Some(now));
         self.note_ca(issued.clock_skew_seconds);
-        let bundle = self.checks().accept(issued.chain, order.key, issued.trusted)?;
+        if self.issuer.key_maker() == KeyMaker::Issuer {
+            self.handed_out = Some(issued.federated);
+        }
+        let key =
+            issued.key.or(order.map(|order| order.key)).ok_or(BundleError::KeyMismatch).map_err(CheckError::from)?;
+        let bundle = self.checks().accept(issued.chain, key, issued.trusted)?;
         let bundle = bundle.with_roots(issued.publish.roots).map_err(CheckError::from)?;
         // A CA that no longer hands out the root of what it issues would cut the worker off.
         self.checks().check(&bundle)?;
         let crls = self.crls_for(&bundle).await;
+        let bundle = bundle.with_crls(crls).with_federated(self.federated());
+        self.check_renewed(&bundle, reason)?;
         Ok(Unpublished {
-            bundle: Arc::new(bundle.with_crls(crls).with_federated(self.federated())),
+            bundle: Arc::new(bundle),
             followed: issued.publish.followed,
             correlation_id: correlation_id.to_owned(),
             decision_id: issued.decision_id,
         })
+    }
+
+    /// Whether an issuer that renews by itself has done so, where it is time for it.
+    fn check_renewed(&self, bundle: &CertificateBundle, reason: RenewReason) -> Result<(), IssueError> {
+        let late = matches!(reason, RenewReason::Due | RenewReason::Expired);
+        match &self.current {
+            Some(current) if late && says_the_same(&current.bundle, bundle) => {
+                let url = self.issuer.url();
+                let message = format!("{url} still hands out the certificate in force, which it should have renewed");
+                Err(IssueError::new(IssueErrorKind::Unavailable, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Asks the CA, whose own deadline may be later than `deadline`.
@@ -251,6 +292,11 @@ impl<I: Issuer> CertificateManager<I> {
     /// Writes a checked bundle; kept for the next attempt when the disk does not take it.
     async fn publish(&mut self, unpublished: Unpublished) -> Result<CertificateMetadata, AttemptError> {
         let Unpublished { bundle, followed, correlation_id, decision_id } = unpublished;
+        if let Some(current) = self.current.clone().filter(|_| self.issuer.key_maker() == KeyMaker::Issuer)
+            && current.bundle.leaf_digest() == bundle.leaf_digest()
+        {
+            return self.go_on(current, bundle).await;
+        }
         let record = RenewalRecord::new(Jitter::draw(), self.wall());
         let written = self.write(Arc::clone(&bundle), record, followed.clone()).await;
         if let Err(error) = written {
@@ -264,6 +310,22 @@ impl<I: Issuer> CertificateManager<I> {
         self.install(Current { bundle, record, withdrawn: false });
         let cert_metadata = Some(metadata.clone());
         self.events.emit(&EventRecord { cert_metadata, decision_id, ..self.record(event, &correlation_id) });
+        Ok(metadata)
+    }
+
+    /// The certificate is the one in force; its roots may be others.
+    async fn go_on(
+        &mut self,
+        current: Current,
+        bundle: Arc<CertificateBundle>,
+    ) -> Result<CertificateMetadata, AttemptError> {
+        let metadata = bundle.metadata(self.wall());
+        if !says_the_same(&current.bundle, &bundle) {
+            self.write(Arc::clone(&bundle), current.record, Vec::new()).await?;
+            tracing::info!("published the changed roots");
+            self.install(Current { bundle, ..current });
+        }
+        self.schedule.confirmed(self.clock.now());
         Ok(metadata)
     }
 
@@ -315,10 +377,12 @@ impl<I: Issuer> CertificateManager<I> {
             worker: self.settings.identity.worker_id.to_string(),
             kind,
             message,
-            advice: "check that the CA runs and that CA_SERVICE_URL leads to it",
+            advice: CHECK_THE_CA,
         }
     }
 }
+
+const CHECK_THE_CA: &str = "check that the CA runs and that CA_SERVICE_URL, or ca.socket, leads to it";
 
 /// Even at the end of the time to wait at the start, a CA gets this long to answer.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);

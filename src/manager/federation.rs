@@ -13,7 +13,7 @@ use crate::issuer::Issuer;
 use crate::printable::error_chain;
 
 /// By trust domain, never mixed: no domain speaks for another.
-type Federated = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
+pub(super) type Federated = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
 
 impl<I: Issuer> CertificateManager<I> {
     /// Brings the published roots of other trust domains in step with the configured files.
@@ -30,10 +30,11 @@ impl<I: Issuer> CertificateManager<I> {
         }
     }
 
-    /// The roots of each configured trust domain: those in its file, or where that is of no use those published before.
+    /// The roots of each configured trust domain: those in its file, or where that is of no use those published before. Of
+    /// others, those that the issuer hands out.
     pub(super) fn federated(&self) -> Federated {
         let before = self.current.as_ref().map(|current| current.bundle.federated());
-        let mut federated = Federated::new();
+        let mut federated = self.handed_out.as_ref().or(before).cloned().unwrap_or_default();
         for FederatedDomain { trust_domain, roots_file } in &self.settings.federation {
             let bytes = read_file(roots_file, FILE_LIMIT).map_err(|error| error_chain(&error));
             let roots = bytes.and_then(|bytes| {

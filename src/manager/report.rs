@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{CertificateManager, Current};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::events::{CertificateEvent, EventError, EventRecord, new_correlation_id};
 use crate::identity::CertificateMetadata;
+use crate::identity::check::spiffe_id_of;
 use crate::issuer::Issuer;
 use crate::status::{AgentStatus, BackOff, CaStatus, CrlStatus, LastAttempt};
 
@@ -64,11 +66,15 @@ impl<I: Issuer> CertificateManager<I> {
         let next_renewal = self.schedule.next_renewal();
         let revoked = self.current.as_ref().and_then(|current| current.record.revoked);
         let crl = self.current.as_ref().and_then(|current| CrlStatus::of(current.bundle.crls()));
+        let leaf = self.current.as_ref().and_then(|current| current.bundle.chain().first());
+        let asked_for = self.settings.identity.spiffe_id.clone();
+        let spiffe_id = asked_for.or_else(|| spiffe_id_of(&X509Certificate::from_der(leaf?).ok()?.1));
         self.status.send_modify(|status| {
             let other = status.certificate.as_ref().map(|before| &before.serial)
                 != certificate.as_ref().map(|certificate| &certificate.serial);
             status.renewal_request.take_if(|_| other);
             status.certificate = certificate;
+            status.spiffe_id = spiffe_id;
             status.next_renewal = next_renewal;
             status.revoked = revoked;
             status.crl = crl;

@@ -9,6 +9,7 @@ mod handover;
 mod news;
 mod orders;
 mod roots;
+mod source;
 mod start;
 mod world;
 

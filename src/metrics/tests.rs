@@ -32,7 +32,7 @@ fn status() -> AgentStatus {
         certificates: Vec::new(),
         version: "1".to_owned(),
         worker_id: WorkerId::new("streaming").unwrap(),
-        spiffe_id: SpiffeId::new("spiffe://td/worker/streaming").unwrap(),
+        spiffe_id: Some(SpiffeId::new("spiffe://td/worker/streaming").unwrap()),
         directory: "/etc/certs".to_owned(),
         started_at: NOW,
         certificate: None,

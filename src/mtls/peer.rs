@@ -2,10 +2,10 @@
 
 use rustls::CommonState;
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::{Clock, SystemClock};
+use crate::identity::check::spiffe_id_of;
 use crate::identity::{CertificateMetadata, SpiffeId};
 
 /// Whoever is at the other end of a connection, by the certificate that was verified in its handshake. What it may do is
@@ -27,18 +27,8 @@ impl PeerIdentity {
 
     fn read(leaf: &[u8], now: OffsetDateTime) -> Option<Self> {
         let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
-        Some(Self { spiffe_id: spiffe_id(&leaf), certificate: CertificateMetadata::of(&leaf, now) })
+        Some(Self { spiffe_id: spiffe_id_of(&leaf), certificate: CertificateMetadata::of(&leaf, now) })
     }
-}
-
-fn spiffe_id(leaf: &X509Certificate<'_>) -> Option<SpiffeId> {
-    let names = leaf.subject_alternative_name().ok()??;
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let (only, further) = (uris.next()?, uris.next());
-    if further.is_some() { None } else { SpiffeId::new(only).ok() }
 }
 
 #[cfg(test)]

@@ -25,6 +25,18 @@ pub struct Timing {
     pub max_back_off: Duration,
     /// The wait after the CA refused.
     pub refused_interval: Duration,
+    /// Whose part it is to renew in time.
+    pub renewed_by: RenewedBy,
+}
+
+/// Whose part it is to renew in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RenewedBy {
+    /// The agent's, which asks for another certificate.
+    #[default]
+    Agent,
+    /// The issuer's, which hands out another: it is asked only when the holder of the old one is warned.
+    Issuer,
 }
 
 /// A certificate's `notBefore` and `notAfter`.
@@ -100,6 +112,9 @@ impl Timing {
     /// arrives half used up is not asked for again at once.
     #[must_use]
     pub fn own_renewal_instant(&self, validity: Validity, record: RenewalRecord) -> OffsetDateTime {
+        if self.renewed_by == RenewedBy::Issuer {
+            return self.warning_instant(validity);
+        }
         let jitter = record.jitter.0;
         if self.is_long(validity) {
             let spread = DAY.min(self.renew_before / 2).mul_f64(jitter);
@@ -121,10 +136,13 @@ impl Timing {
         validity.not_after - validity.lifetime().mul_f64((1.0 - self.renew_fraction.to) / 2.0)
     }
 
-    /// Whether days before the end make sense for this lifetime.
+    /// Whether days before the end make sense for this lifetime. An issuer renews by parts of it.
     fn is_long(&self, validity: Validity) -> bool {
         let lifetime = validity.lifetime();
-        lifetime > DAY * 30 && lifetime > self.warn_before && lifetime / 2 > self.renew_before
+        self.renewed_by == RenewedBy::Agent
+            && lifetime > DAY * 30
+            && lifetime > self.warn_before
+            && lifetime / 2 > self.renew_before
     }
 }
 
@@ -138,6 +156,7 @@ impl Default for Timing {
             min_interval: Duration::from_secs(10),
             max_back_off: Duration::from_mins(1),
             refused_interval: Duration::from_mins(5),
+            renewed_by: RenewedBy::Agent,
         }
     }
 }

@@ -39,6 +39,8 @@ pub enum RenewReason {
     Suggested,
     /// The certificate in force is not what the configuration asks for now.
     Changed,
+    /// The issuer has something new, or is gone.
+    Announced,
 }
 
 /// How an attempt failed, as far as the next one depends on it.

@@ -31,13 +31,13 @@ fn example(language: &str, text: &str) -> String {
 }
 
 /// A program that is ended with the test.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Program {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
@@ -46,7 +46,7 @@ impl Program {
     }
 
     /// Waits for this line.
-    fn says(&self, expected: &str) {
+    pub(crate) fn says(&self, expected: &str) {
         let mut seen = Vec::new();
         while seen.last().is_none_or(|line| line != expected) {
             seen.push(self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {expected:?} in {seen:?}")));

@@ -5,6 +5,7 @@
 
 mod access;
 mod caller;
+mod chained;
 mod foreign;
 mod limits;
 #[path = "../support/polling.rs"]
@@ -13,6 +14,7 @@ mod polling;
 #[allow(dead_code, reason = "shared with the tests of the agent")]
 mod processes;
 mod rust_client;
+mod spire;
 mod streams;
 
 use std::path::PathBuf;

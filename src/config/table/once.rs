@@ -6,14 +6,14 @@ use toml::Value;
 
 use super::{DAY, HOUR, MINUTE, SECOND, YEAR, duration, path, put};
 use crate::config::accounts::account;
-use crate::config::draft::Listen;
+use crate::config::draft::{KindOfCa, Listen};
 use crate::config::parse;
 use crate::config::setting::{Fallback, Read, Setting};
 use crate::config::{Environment, HttpsUrl, LogFormat, RevokedFiles};
-use crate::identity::{KeyType, TrustDomain, WorkerId};
+use crate::identity::{KeyType, SpiffeId, TrustDomain, WorkerId};
 use crate::serve::AllowedClient;
 
-pub(super) const ROWS: [Setting; 40] = [
+pub(super) const ROWS: [Setting; 44] = [
     Setting::new(
         "worker_id",
         Fallback::Required,
@@ -87,6 +87,40 @@ pub(super) const ROWS: [Setting; 40] = [
         }),
         |draft| draft.key_type.map(|key_type| Value::from(key_type.name())),
     ),
+    Setting::new(
+        "identity.spiffe_id",
+        Fallback::Unset,
+        "With `ca.kind = \"spiffe-workload-api\"`: the SPIFFE id to have. Not set: the only one that there is.",
+        Read::Text(|draft, text, _| put(&mut draft.spiffe_id, SpiffeId::new(text).map_err(|error| error.reason))),
+        |draft| draft.spiffe_id.as_ref().map(|id| Value::from(id.as_str())),
+    ),
+    Setting::new(
+        "identity.hint",
+        Fallback::Unset,
+        "With `ca.kind = \"spiffe-workload-api\"`: the hint of the identity to have, where there are several.",
+        Read::Text(|draft, text, _| put(&mut draft.hint, Ok::<_, &str>(text.to_owned()))),
+        |draft| draft.hint.clone().map(Value::from),
+    ),
+    Setting::new(
+        "ca.kind",
+        Fallback::Text("crank"),
+        "The certificate authority: `crank`, or `spiffe-workload-api` for that of a SPIRE agent on this machine, which makes keys and renews by itself.",
+        Read::Text(|draft, text, _| put(&mut draft.ca_kind, parse::kind_of_ca(text))),
+        |draft| {
+            draft.ca_kind.map(|kind| match kind {
+                KindOfCa::Crank => Value::from("crank"),
+                KindOfCa::WorkloadApi => Value::from("spiffe-workload-api"),
+            })
+        },
+    ),
+    Setting::new(
+        "ca.socket",
+        Fallback::Unset,
+        "With `ca.kind = \"spiffe-workload-api\"`: the socket of the Workload API, as `unix:///run/spire/sockets/agent.sock`, or its path.",
+        Read::Text(|draft, text, _| put(&mut draft.ca_socket, Ok::<_, &str>(text.to_owned()))),
+        |draft| draft.ca_socket.clone().map(Value::from),
+    )
+    .alias(&["SPIFFE_ENDPOINT_SOCKET"]),
     Setting::new(
         "ca.url",
         Fallback::Text("https://cert-authority:9090"),

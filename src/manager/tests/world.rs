@@ -1,5 +1,7 @@
 //! The CA that tests choose the answers of, and a manager that has nothing else around it.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::identity::crl::crls_to_pem;
 use crate::issuer::roots::{RootDigest, union};
@@ -67,7 +69,15 @@ impl Issuer for FakeIssuer {
         let follows = self.shared.handed_out.lock().unwrap().is_some();
         let trusted = union(self.configured(), order.known.followed_roots().filter(|_| follows));
         let publish = self.to_publish();
-        Ok(Issued { chain: vec![leaf], trusted, publish, decision_id: Some("dec_1".to_owned()), clock_skew_seconds })
+        Ok(Issued {
+            key: None,
+            chain: vec![leaf],
+            trusted,
+            publish,
+            federated: BTreeMap::new(),
+            decision_id: Some("dec_1".to_owned()),
+            clock_skew_seconds,
+        })
     }
 
     fn roots(&self, known: &KnownRoots) -> Result<Option<Vec<rustls::pki_types::CertificateDer<'static>>>, IssueError> {
