@@ -123,7 +123,7 @@ impl Life {
         let lost = socket.lost();
         spawn_service_manager(&mut tasks, shared, Arc::clone(&readiness), &all);
         socket.spawn(&mut tasks, readiness, &handles, &all);
-        Workload::spawn(workload, &mut tasks, &config, &handles[0].1, &all);
+        Workload::spawn(workload, &mut tasks, &config, &handles, &all);
         let tell = |command: fn() -> Command| handles.iter().for_each(|(_, handle)| note(handle.tell(command())));
         let mut files = Files::watch(watched, credentials);
         // What changed between the reading of the configuration and the watch.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::asked::Handles;
 use super::kept::Kept;
 use super::life::CONNECTION_DRAIN;
 use super::{AgentError, Shared};
@@ -45,16 +46,24 @@ impl Workload {
         workload: Option<Self>,
         tasks: &mut Tasks,
         config: &Config,
-        handle: &ManagerHandle,
+        handles: &Handles,
         stop: &CancellationToken,
     ) {
         let Some(Self { settings, bound, kept }) = workload else { return };
-        let sources = Sources {
+        let of = |handle: &ManagerHandle, config: &Config, hint: &str| Sources {
             published: handle.published(),
             status: handle.status(),
             revoked: config.revoked_files,
-            hint: config.identity.worker_id.to_string(),
+            hint: hint.to_owned(),
         };
+        let sources = handles.iter().filter_map(|(name, handle)| match name {
+            None => Some(of(handle, config, config.identity.worker_id.as_str())),
+            Some(name) => {
+                let further = config.certificates.iter().find(|further| further.name == *name)?;
+                Some(of(handle, &further.config, name))
+            }
+        });
+        let sources = sources.collect();
         let server = WorkloadServer::new(sources, settings.allow.clone());
         let token = stop.clone();
         tasks.spawn("workload api", async move {

@@ -12,8 +12,7 @@ use time::macros::format_description;
 pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     let mut table = Table::default();
     let status = &report.status;
-    table.row("worker", status.worker_id.as_str());
-    table.row("SPIFFE id", status.spiffe_id.as_ref().map_or("not known", SpiffeId::as_str));
+    whose(&mut table, status);
     table.row("ready", &readiness(report));
     table.gap();
     of_certificate(&mut table, status, now);
@@ -22,13 +21,17 @@ pub(crate) fn status(report: &StatusReport, now: OffsetDateTime) -> String {
     for FurtherStatus { name, status } in &status.certificates {
         table.gap();
         table.row("further", name);
-        table.row("worker", status.worker_id.as_str());
-        table.row("SPIFFE id", status.spiffe_id.as_str());
+        whose(&mut table, status);
         table.gap();
         of_certificate(&mut table, status, now);
         deliveries(&mut table, status);
     }
     table.text
+}
+
+fn whose(table: &mut Table, status: &AgentStatus) {
+    table.row("worker", status.worker_id.as_str());
+    table.row("SPIFFE id", status.spiffe_id.as_ref().map_or("not known", SpiffeId::as_str));
 }
 
 /// Certificate, renewal, CA and directory.

@@ -31,7 +31,8 @@ impl Setting {
         match (self.table_and_name().0, self.key) {
             ("server" | "control" | "workload_api" | "log", _)
             | (_, "environment" | "https_only" | "require_mtls" | "verify_certificates") => Reach::Agent,
-            (CERTIFICATE | "deliver" | "file", _) | (_, "files.directory" | "identity.names" | "identity.spiffe_id" | "identity.hint") => Reach::Own,
+            (CERTIFICATE | "deliver" | "file", _)
+            | (_, "files.directory" | "identity.names" | "identity.spiffe_id" | "identity.hint") => Reach::Own,
             _ => Reach::Inherited,
         }
     }

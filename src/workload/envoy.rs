@@ -1,14 +1,16 @@
 //! Owns the messages of Envoy's secret discovery (SDS, API version 3), and what answers each name that is asked for. The
 //! names are those of SPIRE, so that what was written for it works here.
 
+use std::collections::BTreeSet;
+
 use prost::Message;
 use tonic::Status;
 use zeroize::Zeroize;
 
 use super::messages::crls_fit;
-use super::state::{Snapshot, Standing};
+use super::state::{Identity, Snapshot, Standing, Trust, trust};
+use crate::identity::KeyError;
 use crate::identity::bundle::certificates_to_pem;
-use crate::identity::{CertificateBundle, KeyError, TrustDomain};
 use crate::printable::printable;
 
 /// `envoy.service.discovery.v3.DiscoveryRequest`, as far as it matters here.
@@ -149,36 +151,41 @@ impl Drop for DataSource {
 
 /// What answers `names`; without any, all there is. `None`: it is not there yet.
 pub(super) fn secrets(names: &[String], snapshot: &Snapshot) -> Result<Option<Vec<Any>>, Status> {
-    let Some(identity) = &snapshot.identity else {
+    let Some(first) = snapshot.identities.first() else {
         return match snapshot.svid {
             Standing::Refused(reason) => Err(Status::permission_denied(reason)),
             _ => Ok(None),
         };
     };
-    let (bundle, spiffe_id) = (&*identity.bundle, identity.spiffe_id.as_str());
-    let all = [spiffe_id.to_owned(), identity.trust_domain_id()];
+    let all: Vec<&Identity> = snapshot.identities.iter().collect();
+    let trust = trust(&all);
+    let mut every: Vec<String> = all.iter().map(|identity| identity.spiffe_id.to_string()).collect();
+    every.extend(all.iter().map(|identity| identity.trust_domain_id()));
     let mut wanted: Vec<&String> = names.iter().filter(|name| !name.is_empty()).collect();
     if wanted.is_empty() {
-        wanted = all.iter().collect();
+        wanted = every.iter().collect();
     }
     wanted.sort_unstable();
     wanted.dedup();
     let mut secrets = Vec::with_capacity(wanted.len());
     for name in wanted {
         let secret = match name.as_str() {
-            DEFAULT_CERTIFICATE => certificate(name, bundle, snapshot)?,
-            DEFAULT_ROOTS => roots(name, bundle),
-            ALL_ROOTS => spiffe_roots(name, bundle, identity.trust_domain()),
-            id if id == spiffe_id => certificate(name, bundle, snapshot)?,
-            id if id == identity.trust_domain_id() => roots(name, bundle),
+            DEFAULT_CERTIFICATE => certificate(name, first, snapshot)?,
+            DEFAULT_ROOTS => roots(name, first.trust_domain(), &all, &trust),
+            ALL_ROOTS => spiffe_roots(name, &trust),
             other => {
-                if let Some(roots) = federated_roots(other, bundle) {
-                    secrets.push(any(SECRET_TYPE, &trusting(name, roots, None)));
-                    continue;
+                // By its id, or where several have the same by its hint.
+                let called = |identity: &&&Identity| identity.spiffe_id.as_str() == other || identity.hint == other;
+                let domain = other.strip_prefix("spiffe://").filter(|domain| trust.contains_key(domain));
+                match (all.iter().find(called), domain) {
+                    (Some(identity), _) => certificate(name, identity, snapshot)?,
+                    (None, Some(domain)) => roots(name, domain, &all, &trust),
+                    (None, None) => {
+                        let other = printable(other, 200);
+                        let has = "default, ROOTCA, ALL, the SPIFFE ids and the trust domains' ids";
+                        return Err(Status::invalid_argument(format!("there is no secret `{other}`; there are {has}")));
+                    }
                 }
-                let other = printable(other, 200);
-                let has = "default, ROOTCA, ALL, the SPIFFE id and the trust domains' ids";
-                return Err(Status::invalid_argument(format!("there is no secret `{other}`; there are {has}")));
             }
         };
         secrets.push(any(SECRET_TYPE, &secret));
@@ -186,10 +193,14 @@ pub(super) fn secrets(names: &[String], snapshot: &Snapshot) -> Result<Option<Ve
     Ok(Some(secrets))
 }
 
-fn certificate(name: &str, bundle: &CertificateBundle, snapshot: &Snapshot) -> Result<Secret, Status> {
+fn certificate(name: &str, identity: &Identity, snapshot: &Snapshot) -> Result<Secret, Status> {
     if let Standing::Refused(reason) = snapshot.svid {
         return Err(Status::permission_denied(reason));
     }
+    if identity.withdrawn {
+        return Err(Status::permission_denied("the certificate is revoked, and there is no other yet"));
+    }
+    let bundle = &identity.bundle;
     let unreadable = |_: KeyError| Status::internal("the private key cannot be encoded");
     let mut key = bundle.key_pem().map_err(unreadable)?;
     // Moved, not copied: what is left behind is empty.
@@ -199,16 +210,14 @@ fn certificate(name: &str, bundle: &CertificateBundle, snapshot: &Snapshot) -> R
     Ok(Secret { name: name.to_owned(), tls_certificate, validation_context: None })
 }
 
-/// The roots, and the CRLs: by those the leaf is checked alone, since there is none of the root.
-fn roots(name: &str, bundle: &CertificateBundle) -> Secret {
-    let crl = (crls_fit(bundle) && !bundle.crls().is_empty()).then(|| source(bundle.crls_pem()));
-    trusting(name, bundle.roots_pem(), crl)
-}
-
-/// The roots of another trust domain, by its id.
-fn federated_roots(id: &str, bundle: &CertificateBundle) -> Option<String> {
-    let domain = TrustDomain::new(id.strip_prefix("spiffe://")?).ok()?;
-    bundle.federated().get(&domain).map(|roots| certificates_to_pem(roots))
+/// The roots of a trust domain, and where it is one of ours the CRLs: by those the leaf is checked alone, since there is none
+/// of the root.
+fn roots(name: &str, domain: &str, all: &[&Identity], trust: &Trust<'_>) -> Secret {
+    let own = all.iter().filter(|identity| identity.trust_domain() == domain && crls_fit(&identity.bundle));
+    let crls: BTreeSet<String> =
+        own.map(|identity| identity.bundle.crls_pem()).filter(|crls| !crls.is_empty()).collect();
+    let crl = (!crls.is_empty()).then(|| source(crls.into_iter().collect()));
+    trusting(name, trust.get(domain).map(|roots| certificates_to_pem(roots)).unwrap_or_default(), crl)
 }
 
 fn trusting(name: &str, roots: String, crl: Option<DataSource>) -> Secret {
@@ -222,12 +231,12 @@ fn trusting(name: &str, roots: String, crl: Option<DataSource>) -> Secret {
 }
 
 /// The roots by trust domain, for Envoy's validator of SPIFFE ids. That one takes no CRLs.
-fn spiffe_roots(name: &str, bundle: &CertificateBundle, trust_domain: &str) -> Secret {
-    let others = bundle.federated().iter().map(|(domain, roots)| (domain.as_str(), certificates_to_pem(roots)));
-    let domains = [(trust_domain, bundle.roots_pem())].into_iter().chain(others);
-    let trust_domains = domains
-        .map(|(name, roots)| ValidatedDomain { name: name.to_owned(), trust_bundle: Some(source(roots)) })
-        .collect();
+fn spiffe_roots(name: &str, trust: &Trust<'_>) -> Secret {
+    let domain = |(name, roots): (&&str, &Vec<_>)| {
+        let trust_bundle = Some(source(certificates_to_pem(roots)));
+        ValidatedDomain { name: (*name).to_owned(), trust_bundle }
+    };
+    let trust_domains = trust.iter().map(domain).collect();
     let validator = any(VALIDATOR_TYPE, &SpiffeValidator { trust_domains });
     let extension = TypedExtension { name: VALIDATOR.to_owned(), typed_config: Some(validator) };
     let validation_context = ValidationContext {

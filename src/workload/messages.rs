@@ -1,10 +1,11 @@
 //! Owns the messages of the SPIFFE Workload API (standards/workloadapi.proto of SPIFFE), made of a certificate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroize;
 
+use super::state::{Identity, Trust, trust};
 use crate::identity::{CertificateBundle, KeyError};
 
 /// `X509SVIDRequest` and `X509BundlesRequest`: they have no fields.
@@ -54,26 +55,37 @@ pub(crate) struct X509BundlesResponse {
     pub(crate) bundles: BTreeMap<String, Vec<u8>>,
 }
 
-impl X509SvidResponse {
-    /// Key, chain, roots and CRLs of `bundle`, which is for `spiffe_id`.
+impl X509Svid {
+    /// Key, chain and roots of `bundle`, which is for `spiffe_id`.
     pub(crate) fn of(bundle: &CertificateBundle, spiffe_id: &str, hint: &str) -> Result<Self, KeyError> {
-        let svid = X509Svid {
+        Ok(Self {
             spiffe_id: spiffe_id.to_owned(),
             chain: concatenated(bundle.chain()),
             // Moved, not copied: what is left behind is empty.
             key: std::mem::take(&mut *bundle.key().to_pkcs8_der()?),
             bundle: concatenated(bundle.roots()),
             hint: hint.to_owned(),
-        };
-        Ok(Self { svids: vec![svid], crl: crls(bundle), federated_bundles: federated(bundle).collect() })
+        })
+    }
+}
+
+impl X509SvidResponse {
+    /// Of several identities, in their order.
+    pub(super) fn of(identities: &[&Identity]) -> Result<Self, KeyError> {
+        let svid = |identity: &&Identity| X509Svid::of(&identity.bundle, identity.spiffe_id.as_str(), &identity.hint);
+        let mut federated = by_id(&trust(identities));
+        for identity in identities {
+            federated.remove(&identity.trust_domain_id());
+        }
+        let svids = identities.iter().map(svid).collect::<Result<_, _>>()?;
+        Ok(Self { svids, crl: crls(identities), federated_bundles: federated })
     }
 }
 
 impl X509BundlesResponse {
-    /// Roots and CRLs of `bundle`, the roots under the ids of their trust domains.
-    pub(crate) fn of(bundle: &CertificateBundle, trust_domain_id: &str) -> Self {
-        let own = (trust_domain_id.to_owned(), concatenated(bundle.roots()));
-        Self { crl: crls(bundle), bundles: federated(bundle).chain([own]).collect() }
+    /// Roots and CRLs, the roots under the ids of their trust domains.
+    pub(super) fn of(identities: &[&Identity]) -> Self {
+        Self { crl: crls(identities), bundles: by_id(&trust(identities)) }
     }
 }
 
@@ -82,16 +94,17 @@ pub(crate) fn crls_fit(bundle: &CertificateBundle) -> bool {
     bundle.crls().iter().map(|crl| crl.der().len()).sum::<usize>() <= CRLS_SIZE_LIMIT
 }
 
-/// The roots of other trust domains, by the ids of these.
-fn federated(bundle: &CertificateBundle) -> impl Iterator<Item = (String, Vec<u8>)> {
-    bundle.federated().iter().map(|(domain, roots)| (format!("spiffe://{domain}"), concatenated(roots)))
+/// Roots by the ids of their trust domains.
+fn by_id(trust: &Trust<'_>) -> BTreeMap<String, Vec<u8>> {
+    trust.iter().map(|(domain, roots)| (format!("spiffe://{domain}"), concatenated(roots))).collect()
 }
 
-fn crls(bundle: &CertificateBundle) -> Vec<Vec<u8>> {
-    if !crls_fit(bundle) {
-        return Vec::new();
-    }
-    bundle.crls().iter().map(|crl| crl.der().to_vec()).collect()
+/// The CRLs of all, each once.
+fn crls(identities: &[&Identity]) -> Vec<Vec<u8>> {
+    let fitting = identities.iter().filter(|identity| crls_fit(&identity.bundle));
+    let all: BTreeSet<&[u8]> = fitting.flat_map(|identity| identity.bundle.crls()).map(|crl| &**crl.der()).collect();
+    let all: Vec<Vec<u8>> = all.into_iter().map(<[u8]>::to_vec).collect();
+    if all.iter().map(Vec::len).sum::<usize>() <= CRLS_SIZE_LIMIT { all } else { Vec::new() }
 }
 
 fn concatenated(certificates: &[CertificateDer<'_>]) -> Vec<u8> {

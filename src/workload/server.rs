@@ -77,7 +77,7 @@ struct Doors {
 impl WorkloadServer {
     /// Serves what `sources` have to those whom `allowed` names, root, and the user of this process.
     #[must_use]
-    pub fn new(sources: Sources, allowed: Vec<AllowedCaller>) -> Self {
+    pub fn new(sources: Vec<Sources>, allowed: Vec<AllowedCaller>) -> Self {
         let feed = Feed::new(sources);
         let methods = Methods {
             snapshots: feed.snapshots(),

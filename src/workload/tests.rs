@@ -37,12 +37,12 @@ impl World {
     fn with(revoked: RevokedFiles) -> Self {
         let (published, published_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(status());
-        let feed = Feed::new(Sources {
+        let feed = Feed::new(vec![Sources {
             published: published_receiver,
             status: status_receiver,
             revoked,
             hint: "streaming".to_owned(),
-        });
+        }]);
         let snapshots = feed.snapshots();
         Self { ca: TestCa::new(), published, status, feed, snapshots }
     }
@@ -200,6 +200,51 @@ async fn crls_are_sent_where_there_are_any_unless_clients_would_choke() {
     assert!(world.svid().crl.is_empty() && world.bundles().crl.is_empty());
     let roots = world.secrets(&["ROOTCA"]).unwrap().unwrap().remove(0);
     assert!(roots.validation_context.as_ref().unwrap().crl.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_certificates_of_an_agent_are_served_together_and_withdrawn_alone() {
+    let ca = TestCa::new();
+    let channels = || (watch::Sender::new(None::<Arc<CertificateBundle>>), watch::Sender::new(status()));
+    let (first, further) = (channels(), channels());
+    let of = |channels: &(watch::Sender<_>, watch::Sender<_>), hint: &str| Sources {
+        published: channels.0.subscribe(),
+        status: channels.1.subscribe(),
+        revoked: RevokedFiles::Withdraw,
+        hint: hint.to_owned(),
+    };
+    let mut feed = Feed::new(vec![of(&first, "streaming"), of(&further, "admin")]);
+    let snapshots = feed.snapshots();
+    let partner = TrustDomain::new("partner.example").unwrap();
+    let roots = TestCa::new().bundle(&identity("x"), NOW, DAY).roots().to_vec();
+    let one = ca.bundle(&identity("streaming"), NOW, DAY);
+    let other = ca.bundle(&identity("admin"), NOW, DAY).with_federated([(partner, roots)].into());
+    first.0.send_replace(Some(Arc::new(one)));
+    tokio::time::timeout(DAY, feed.follow()).await.unwrap_err();
+    let svids = || X509SvidResponse::decode(message(&snapshots.borrow().svid).as_slice()).unwrap();
+    assert_eq!(svids().svids.len(), 1, "one is served while the other is not there");
+    further.0.send_replace(Some(Arc::new(other)));
+    tokio::time::timeout(DAY, feed.follow()).await.unwrap_err();
+
+    let found: Vec<_> = svids().svids.iter().map(|svid| (svid.hint.clone(), svid.spiffe_id.clone())).collect();
+    let id = |name: &str| format!("{DOMAIN}/worker/{name}");
+    assert_eq!(found, [("streaming".to_owned(), id("streaming")), ("admin".to_owned(), id("admin"))]);
+    assert_eq!(svids().federated_bundles.keys().collect::<Vec<_>>(), ["spiffe://partner.example"]);
+    let bundles = X509BundlesResponse::decode(message(&snapshots.borrow().bundles).as_slice()).unwrap();
+    assert_eq!(bundles.bundles.keys().collect::<Vec<_>>(), [DOMAIN, "spiffe://partner.example"]);
+    let ask = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        secrets(&names, &snapshots.borrow()).map(|found| found.unwrap().len())
+    };
+    assert_eq!(ask(&[]).unwrap(), 3, "two certificates, and the roots of their domain");
+    assert_eq!(ask(&["admin", &id("streaming"), "spiffe://partner.example"]).unwrap(), 3);
+
+    let revocation = Revocation { at: NOW, reason: RevocationReason::KeyCompromise };
+    further.1.send_modify(|status| status.revoked = Some(revocation));
+    tokio::time::timeout(DAY, feed.follow()).await.unwrap_err();
+    assert_eq!(svids().svids.len(), 1);
+    assert_eq!(ask(&["admin"]).unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(ask(&["default"]).unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ fn bundle() -> CertificateBundle {
 }
 
 fn svid(bundle: &CertificateBundle) -> X509Svid {
-    X509SvidResponse::of(bundle, ID, "").unwrap().svids.remove(0)
+    X509Svid::of(bundle, ID, "").unwrap()
 }
 
 fn response(svids: Vec<X509Svid>) -> X509SvidResponse {
