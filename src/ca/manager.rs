@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::{Authority, CaCertificate, InitOptions, KeySettings, Stamp, fingerprint};
+use super::authority::{Authority, CaCertificate, InitOptions, IssuerFacts, KeySettings, Stamp, fingerprint};
 use super::enrolment::{Context, Credential, EnrolmentError, IssuedCertificate, Requester, Turns};
 use super::in_force::InForce;
 use super::renewal_info::{RenewalInfo, RenewalOrders, Subject};
@@ -58,13 +58,12 @@ impl CertificateAuthorityManager {
         Authority::exists(data_dir)
     }
 
-    /// Whether the CA under `data_dir` has the first certificate in the PEM file `certificate` as an issuer, or as the
-    /// root of one.
+    /// The issuer of the CA under `data_dir` whose certificate, or root, is the first in the PEM file `certificate`.
     ///
     /// # Errors
     /// When there is no CA, its parts do not fit, or the file cannot be read.
-    pub fn holds_issuer(data_dir: &Path, certificate: &Path) -> Result<bool, CaError> {
-        Ok(Authority::holds(data_dir, certificate)?)
+    pub fn issuer_of(data_dir: &Path, certificate: &Path) -> Result<Option<IssuerFacts>, CaError> {
+        Ok(Authority::issuer_of(data_dir, certificate)?)
     }
 
     /// The public side of the CA under `data_dir`.

@@ -79,6 +79,50 @@ fn import_if_missing_takes_an_issuer_or_a_root_over_once() {
 }
 
 #[test]
+fn import_with_activate_has_that_issuer_sign_whatever_was_there() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("data").display().to_string();
+    let write = |name: String, content: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o440)).unwrap();
+        path.display().to_string()
+    };
+    let roots = ["first", "second"].map(|name| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = CertifiedIssuer::self_signed(params.clone(), KeyPair::generate().unwrap()).unwrap();
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "issuing");
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
+        let certificate = write(format!("{name}.crt"), &issuer.pem());
+        let key = write(format!("{name}.key"), &issuer.key().serialize_pem());
+        (certificate, key, write(format!("{name}-root.crt"), &root.pem()))
+    });
+    let import = |(certificate, key, root): &(String, String, String), activate: &[&str]| {
+        let arguments = ["--certificate", certificate, "--key", key, "--root", root, "--if-missing"];
+        let output = crank_ca(&[&["import", "--data-dir", &data], &arguments[..], activate].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        issuers(&data).into_iter().map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let [first, second] = &roots;
+    assert_eq!(import(first, &["--activate"]), ["issuing"], "the only one signs anyway");
+    assert_eq!(import(second, &[]), ["issuing", "next"]);
+    assert_eq!(import(first, &["--activate"]), ["issuing", "next"], "it signs already");
+    let before = issuers(&data)[0].clone();
+    assert_eq!(import(second, &["--activate"]), ["issuing", "former"]);
+    let id = before.split_whitespace().next().unwrap();
+    assert!(issuers(&data)[1].starts_with(id), "{:?}", issuers(&data));
+    assert_eq!(import(first, &["--activate"]), ["issuing", "former"], "and back");
+
+    // A new one at once, without having been next.
+    fs::remove_dir_all(&data).unwrap();
+    import(first, &[]);
+    assert_eq!(import(second, &["--activate"]), ["issuing", "former"]);
+}
+
+#[test]
 fn root_show_prints_every_root_that_is_handed_out() {
     let directory = Directory::with_ca();
     let show = || {

@@ -75,12 +75,21 @@ fn hand_out(ca: &CaCertificate, roots_out: Option<&Path>) -> Result<(), Failure>
 
 /// `crank-ca import`.
 pub(crate) fn import(import: Import) -> Result<(), Failure> {
-    let Import { place, keys, certificate, chain, root, key, if_missing, key_type, trust_domain, name } = import;
+    let Import { place, keys, certificate, chain, root, key, if_missing, activate, key_type, trust_domain, name } =
+        import;
     let (data_dir, _, keys) = place.resolve_with(keys)?;
-    let initialized = if_missing && CertificateAuthorityManager::is_initialized(&data_dir);
-    if initialized && CertificateAuthorityManager::holds_issuer(&data_dir, &certificate)? {
+    if if_missing
+        && CertificateAuthorityManager::is_initialized(&data_dir)
+        && let Some(issuer) = CertificateAuthorityManager::issuer_of(&data_dir, &certificate)?
+    {
         let (file, directory) = (certificate.display(), data_dir.display());
-        return say(&format!("{file} is an issuer of the CA under {directory} already\n"));
+        let turn = if activate && issuer.state != IssuerState::Issuing {
+            CertificateAuthorityManager::activate_issuer(&data_dir, Some(&issuer.id), &keys)?;
+            ", and signs from now on"
+        } else {
+            ""
+        };
+        return say(&format!("{file} is an issuer of the CA under {directory} already{turn}\n"));
     }
     let key = match key {
         None => ImportKey::OfRequest,
@@ -88,7 +97,11 @@ pub(crate) fn import(import: Import) -> Result<(), Failure> {
         Some(path) => ImportKey::File(path.into()),
     };
     let options = ImportOptions { certificate, chain, root, key, trust_domain, name, key_type, keys };
-    let imported = CertificateAuthorityManager::import_issuer(&data_dir, &options, &SystemClock)?;
+    let mut imported = CertificateAuthorityManager::import_issuer(&data_dir, &options, &SystemClock)?;
+    if activate && imported.state != IssuerState::Issuing {
+        CertificateAuthorityManager::activate_issuer(&data_dir, Some(&imported.id), &options.keys)?;
+        imported.state = IssuerState::Issuing;
+    }
     let directory = data_dir.display();
     let limits = if imported.dns_names.is_empty() {
         String::new()

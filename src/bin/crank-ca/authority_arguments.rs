@@ -58,6 +58,9 @@ pub(crate) struct Import {
     /// Where this issuer is one of the CA's already, succeed and change nothing; not for a root with its key
     #[arg(long)]
     pub(crate) if_missing: bool,
+    /// Let it sign at once, as `root activate` does; the issuer before becomes a former one
+    #[arg(long)]
+    pub(crate) activate: bool,
     /// The kind of the issuing key that is made below an imported root: ecdsa-p256 or ecdsa-p384
     #[arg(long, default_value = "ecdsa-p256")]
     pub(crate) key_type: KeyType,

@@ -12,7 +12,7 @@ use super::files::{self, Settings};
 use super::generate::{self, Generation};
 use super::issuing::{IssuerState, Issuing, is_signed_by, parse, read_certificates, read_key};
 use super::key::{IssuerKey, KeySettings};
-use super::{Authority, AuthorityError, CaCertificate, Lineup, rotation};
+use super::{Authority, AuthorityError, CaCertificate, IssuerFacts, Lineup, rotation};
 use crate::ca::sign;
 use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_to_pem};
 use crate::identity::{KeyType, PrivateKey, SubjectAltName, TrustDomain, WorkerId};
@@ -73,11 +73,11 @@ struct Candidate {
 }
 
 impl Authority {
-    /// Whether an issuer of the CA under `data_dir`, or its root, is the first certificate in `file`.
-    pub(crate) fn holds(data_dir: &Path, file: &Path) -> Result<bool, AuthorityError> {
+    /// The issuer of the CA under `data_dir` that the first certificate in `file` is of: its own, or its root's.
+    pub(crate) fn issuer_of(data_dir: &Path, file: &Path) -> Result<Option<IssuerFacts>, AuthorityError> {
         let first = read_certificates(file, CHAIN_LIMIT)?.remove(0);
         let lineup = Lineup::load(data_dir)?;
-        Ok(lineup.issuers.iter().any(|issuer| issuer.chain[0] == first || issuer.root == first))
+        Ok(lineup.issuers.iter().find(|issuer| issuer.chain[0] == first || issuer.root == first).map(rotation::facts))
     }
 
     /// Takes over an issuer: as the one that signs, or else beside it, to be activated.

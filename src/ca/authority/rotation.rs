@@ -208,7 +208,7 @@ fn is_of(cross: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
     matches!((parse(path, cross), parse(path, root)), (Ok(cross), Ok(root)) if cross.public_key() == root.public_key())
 }
 
-fn facts(issuer: &Issuing) -> IssuerFacts {
+pub(super) fn facts(issuer: &Issuing) -> IssuerFacts {
     IssuerFacts {
         id: issuer.id.clone(),
         state: issuer.state,
