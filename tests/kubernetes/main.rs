@@ -20,5 +20,6 @@ mod polling;
 mod postgres;
 mod release;
 mod replicas;
+mod roots;
 mod signer;
 mod yaml;

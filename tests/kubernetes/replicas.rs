@@ -12,6 +12,7 @@ use crate::node::until;
 use crate::page;
 use crate::postgres::{PASSWORD, Postgres};
 use crate::release::{are_for_the_ca, evict, is_ready, pods, rolled_out};
+use crate::roots::make_issuer;
 use crate::yaml;
 
 const NAMESPACE: &str = "crank";
@@ -152,4 +153,30 @@ fn replicas_go_on_when_one_is_gone_and_come_back_with_their_database() {
     }
     enrol(cluster, "last");
     assert_eq!(workers(cluster, &names()[0]), ["crank.crank-enrolment-test", "crank.last", "crank.late"]);
+
+    a_root_is_changed_by_the_values(&machine);
+}
+
+fn a_root_is_changed_by_the_values(machine: &Machine) {
+    let cluster = &machine.cluster;
+    let here = cluster.path("production");
+    let old = fs::read_to_string(here.join("ca.crt")).unwrap();
+    let new = make_issuer(cluster, "next");
+    let steps = [
+        ("beside", "crank-ca-issuer,next", old.clone() + &new, "CN=Example Issuing"),
+        ("before", "next,crank-ca-issuer", old + &new, "CN=next issuing"),
+        ("alone", "next", new, "CN=next issuing"),
+    ];
+    for (account, secrets, roots, issuer) in steps {
+        fs::write(here.join("roots.crt"), roots).unwrap();
+        let secrets = format!("ca.authority.secrets={{{secrets}}}");
+        let roots = format!("trust.roots={}", here.join("roots.crt").display());
+        let chart = here.join("helm/crank-agent").display().to_string();
+        let arguments = ["upgrade", "crank", &chart, "--namespace", NAMESPACE, "--reuse-values", "--set", &secrets];
+        cluster.helm(&[&arguments[..], &["--set-file", &roots]].concat());
+        rolled_out(machine, NAMESPACE, "deployment/cert-authority");
+        enrol(cluster, account);
+        let log = cluster.must(&["logs", account, "--namespace", NAMESPACE]);
+        assert!(log.contains(issuer), "{account}: {log}");
+    }
 }
