@@ -13,6 +13,7 @@ mod injection;
 mod live;
 mod machine;
 mod manifests;
+mod monitoring;
 mod node;
 mod page;
 #[path = "../support/polling.rs"]
