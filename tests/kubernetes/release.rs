@@ -99,7 +99,8 @@ fn a_ca_with_sqlite_is_the_same_wherever_its_pod_has_been() {
     let install = ["install", "crank", &chart, "--namespace", NAMESPACE, "--set=ca.persistence.storageClass=by-hand"];
     // So that the test of a CA that is away is soon over.
     let impatient = "--set=agent.extraEnv[0].name=CRANK_CA_STARTUP_WAIT,agent.extraEnv[0].value=5s";
-    cluster.helm(&[&install[..], &[impatient]].concat());
+    let notes = cluster.helm(&[&install[..], &[impatient]].concat());
+    assert!(notes.contains("--set \"trust.configMap.namespaces={NAMESPACE}\""), "{notes}");
     rolled_out(&machine, NAMESPACE, "statefulset/cert-authority");
     let own = root(cluster);
     let file = cluster.path("root.crt");
