@@ -146,11 +146,11 @@ impl Feed {
                 })
             });
             let mut changes: Vec<_> = changes.collect();
-            let changed = std::future::poll_fn(|context| {
+            let first = std::future::poll_fn(|context| {
                 let mut done = changes.iter_mut().map(|change| change.as_mut().poll(context));
                 done.find(Poll::is_ready).unwrap_or(Poll::Pending)
             });
-            if changed.await.is_err() {
+            if first.await.is_err() {
                 return std::future::pending().await;
             }
             drop(changes);
@@ -194,16 +194,15 @@ impl Feed {
             if !crls_fit(bundle) {
                 tracing::warn!("the CRLs are too large for the Workload API, and are left out there");
             }
-            match Identity::of(Arc::clone(bundle), &source.hint, *withdrawn) {
-                Some(identity) => identities.push(identity),
-                None => tracing::warn!("a certificate has no SPIFFE id: the Workload API does not hand it out"),
+            let identity = Identity::of(Arc::clone(bundle), &source.hint, *withdrawn);
+            if identity.is_none() {
+                tracing::warn!("a certificate has no SPIFFE id: the Workload API does not hand it out");
             }
+            identities.extend(identity);
         }
         if identities.is_empty() {
-            let none = || match any {
-                true => Standing::Refused("no identity issued: the certificate has no SPIFFE id"),
-                false => Standing::Waiting,
-            };
+            let reason = any.then_some("no identity issued: the certificate has no SPIFFE id");
+            let none = || reason.map_or(Standing::Waiting, Standing::Refused);
             return Snapshot { svid: none(), bundles: none(), identities };
         }
         let all: Vec<&Identity> = identities.iter().collect();
