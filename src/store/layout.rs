@@ -53,7 +53,7 @@ pub(super) const CRL_FILE_LIMIT: u64 = 96 * 1024 * 1024;
 /// What the record of a generation is written as before it takes the place of the one before.
 pub(super) const RECORD_TEMPORARY: &str = "..renewal.json_tmp";
 
-/// What the name of a file with the roots of another trust domain begins with; its name follows, and [`FEDERATED_SUFFIX`].
+/// What the name of a file with the roots of another trust domain begins with; its name follows, and `.crt`.
 pub const FEDERATED_PREFIX: &str = "federated.";
 
 /// What such a name ends with.
