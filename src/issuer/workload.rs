@@ -21,6 +21,7 @@ use crate::identity::bundle::{CHAIN_LIMIT, ROOTS_LIMIT, certificates_from_der};
 use crate::identity::check::spiffe_id_of;
 use crate::identity::{PrivateKey, TrustDomain};
 use crate::printable::{FOREIGN_TEXT_LIMIT, printable};
+use crate::store::FEDERATED_DOMAIN_LIMIT;
 use crate::workload::messages::{X509Svid, X509SvidResponse};
 
 use stream::{Broken, Newest, follow};
@@ -203,6 +204,7 @@ fn federated(response: &X509SvidResponse) -> BTreeMap<TrustDomain, Vec<Certifica
     let mut federated = BTreeMap::new();
     for (id, roots) in &response.federated_bundles {
         let domain = id.strip_prefix("spiffe://").and_then(|domain| TrustDomain::new(domain).ok());
+        let domain = domain.filter(|domain| domain.as_str().len() <= FEDERATED_DOMAIN_LIMIT);
         let roots = certificates_from_der("roots", roots, ROOTS_LIMIT);
         if let (Some(domain), Ok(roots)) = (domain, roots) {
             federated.insert(domain, roots);
