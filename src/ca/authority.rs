@@ -9,24 +9,25 @@ mod generate;
 mod import;
 mod issuing;
 mod key;
+mod lineup;
+mod options;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod rotation;
+mod signer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::crypto::{sha256, sha256_text};
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{KeyType, SubjectAltName, TrustDomain};
 
-use content::{CROSS, Content, FORMER, ISSUER, ISSUER_KEY, IssuerFiles, NEXT, ROOT, ROOT_KEY};
+use content::{Content, ISSUER, ISSUER_KEY, IssuerFiles, ROOT, ROOT_KEY};
 pub use error::AuthorityError;
-use files::Settings;
 pub(crate) use files::{Lock, Stamp, check_not_writable_by_others, check_private, check_secret, create_private};
 use generate::Generation;
 pub use import::{ImportKey, ImportOptions, Imported};
@@ -34,36 +35,10 @@ pub use issuing::IssuerState;
 pub(crate) use issuing::Issuing;
 pub(crate) use key::IssuerKey;
 pub use key::KeySettings;
+use lineup::{Lineup, steadily};
+pub use options::InitOptions;
 pub use rotation::{IssuerFacts, RotateOptions, Rotated};
-
-/// What `init` needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InitOptions {
-    /// The kind of both keys: ECDSA P-256 or P-384.
-    pub key_type: KeyType,
-    /// The trust domain of every SPIFFE id the CA issues.
-    pub trust_domain: TrustDomain,
-    /// Begins the common names of root and intermediate: `<name> Root CA`.
-    pub name: String,
-    /// How the keys are protected.
-    pub keys: KeySettings,
-    /// Where the issuing key is made instead of in a file: a `pkcs11:` URI (RFC 7512).
-    pub key_uri: Option<String>,
-}
-
-impl InitOptions {
-    /// P-256, the name `Crank`, keys in plain files, and the given trust domain.
-    #[must_use]
-    pub fn new(trust_domain: TrustDomain) -> Self {
-        Self {
-            key_type: KeyType::EcdsaP256,
-            trust_domain,
-            name: "Crank".to_owned(),
-            keys: KeySettings::default(),
-            key_uri: None,
-        }
-    }
-}
+pub(crate) use signer::Signer;
 
 /// The public side of a CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,41 +65,10 @@ pub(crate) struct Authority {
     signers: Vec<Arc<Signer>>,
     /// The chain below each issuer's root that is sent with certificates, in the order of the issuers.
     chains: Vec<Vec<CertificateDer<'static>>>,
+    /// The first of them as PEM.
+    chain_pem: String,
     roots: Vec<CertificateDer<'static>>,
     public: CaCertificate,
-}
-
-/// An issuer with its key.
-#[derive(Debug)]
-pub(crate) struct Signer {
-    issuing: Issuing,
-    key: IssuerKey,
-}
-
-impl Signer {
-    /// The certificate that signs.
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        self.issuing.certificate()
-    }
-
-    /// The key that signs.
-    pub(crate) fn key(&self) -> &IssuerKey {
-        &self.key
-    }
-
-    /// SHA-256 of the certificate: how the record tells issuers apart.
-    pub(crate) fn digest(&self) -> [u8; 32] {
-        self.issuing.digest()
-    }
-}
-
-/// The public part of everything in a CA's directory.
-#[derive(Debug)]
-pub(super) struct Lineup {
-    settings: Settings,
-    /// The one that signs first.
-    issuers: Vec<Issuing>,
-    cross: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
@@ -187,15 +131,18 @@ impl Authority {
             let mut signers = Vec::new();
             for issuing in &lineup.issuers {
                 let key = issuing.key(keys)?;
-                signers.extend(key.map(|key| Arc::new(Signer { issuing: issuing.clone(), key })));
+                if let Some(key) = key {
+                    signers.push(Arc::new(Signer::new(issuing.clone(), key)?));
+                }
             }
-            if signers.first().is_none_or(|signer| signer.issuing.id != current.id) {
+            if signers.first().is_none_or(|signer| signer.issuing().id != current.id) {
                 let reason = "is missing: nothing can be signed without it".to_owned();
                 return Err(AuthorityError::Invalid { path: current.directory.join(ISSUER_KEY), reason });
             }
             let public = lineup.public()?;
-            let chains = lineup.issuers.iter().map(|issuer| lineup.chain_of(issuer)).collect();
-            Ok(Self { roots: lineup.roots(), chains, public, signers, lineup })
+            let chains: Vec<_> = lineup.issuers.iter().map(|issuer| lineup.chain_of(issuer)).collect();
+            let chain_pem = certificates_to_pem(&chains[0]);
+            Ok(Self { roots: lineup.roots(), chains, chain_pem, public, signers, lineup })
         })
     }
 
@@ -215,6 +162,11 @@ impl Authority {
         &self.chains[0]
     }
 
+    /// The same as PEM.
+    pub(crate) fn chain_pem(&self) -> &str {
+        &self.chain_pem
+    }
+
     /// SHA-256 of the certificate of each issuer whose root is handed out.
     pub(crate) fn issuer_digests(&self) -> Vec<[u8; 32]> {
         self.lineup.issuers.iter().map(Issuing::digest).collect()
@@ -232,9 +184,14 @@ impl Authority {
         self.current()
     }
 
+    /// The one that signs certificates.
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.signers[0]
+    }
+
     /// The key that signs.
     pub(crate) fn issuer_key(&self) -> &IssuerKey {
-        &self.signers[0].key
+        self.signer().key()
     }
 
     /// Every issuer whose key is here, the one that signs certificates first: each signs a CRL of its own, those that are
@@ -278,99 +235,6 @@ impl Authority {
     }
 }
 
-impl Lineup {
-    fn load(data_dir: &Path) -> Result<Self, AuthorityError> {
-        steadily(data_dir, || Self::read(&data_dir.join(files::DIRECTORY)))
-    }
-
-    fn read(directory: &Path) -> Result<Self, AuthorityError> {
-        files::check_private(directory, "700")?;
-        let settings = files::read_settings(directory)?;
-        let mut issuers = vec![Issuing::load(directory, IssuerState::Issuing)?];
-        for (name, state) in [(NEXT, IssuerState::Next), (FORMER, IssuerState::Former)] {
-            for id in content::issuer_ids(&directory.join(name))? {
-                issuers.push(Issuing::load(&directory.join(name).join(id), state)?);
-            }
-        }
-        let cross = directory.join(CROSS);
-        let cross = if cross.exists() { issuing::read_certificates(&cross, CROSS_LIMIT)? } else { Vec::new() };
-        Ok(Self { settings, issuers, cross })
-    }
-
-    fn public(&self) -> Result<CaCertificate, AuthorityError> {
-        let current = &self.issuers[0];
-        let (root_path, issuer_path) = (current.directory.join(ROOT), current.directory.join(ISSUER));
-        let end = |path: &Path, der| -> Result<_, AuthorityError> {
-            Ok(issuing::parse(path, der)?.validity().not_after.to_datetime())
-        };
-        Ok(CaCertificate {
-            root_pem: certificates_to_pem(std::slice::from_ref(&current.root)),
-            roots_pem: certificates_to_pem(&self.roots()),
-            root_fingerprint: fingerprint(&current.root),
-            root_not_after: end(&root_path, &current.root)?,
-            issuer_not_after: end(&issuer_path, current.certificate())?,
-            root_path,
-        })
-    }
-
-    fn roots(&self) -> Vec<CertificateDer<'static>> {
-        let mut roots: Vec<CertificateDer<'static>> = Vec::new();
-        for issuer in &self.issuers {
-            if !roots.contains(&issuer.root) {
-                roots.push(issuer.root.clone());
-            }
-        }
-        roots
-    }
-
-    fn chain_of(&self, issuer: &Issuing) -> Vec<CertificateDer<'static>> {
-        let roots = self.roots();
-        let certifies = |cross: &CertificateDer<'static>| {
-            let (Ok((_, cross)), Ok((_, root))) =
-                (X509Certificate::from_der(cross), X509Certificate::from_der(&issuer.root))
-            else {
-                return false;
-            };
-            let by_another = roots.iter().any(|by| {
-                *by != issuer.root
-                    && X509Certificate::from_der(by).is_ok_and(|(_, by)| issuing::is_signed_by(&cross, &by))
-            });
-            by_another && cross.subject().as_raw() == root.subject().as_raw() && cross.public_key() == root.public_key()
-        };
-        issuer.chain.iter().chain(self.cross.iter().filter(|cross| certifies(cross))).cloned().collect()
-    }
-}
-
-impl InitOptions {
-    fn settings(&self) -> Settings {
-        Settings { trust_domain: self.trust_domain.clone(), name: Some(self.name.clone()), generation: 1 }
-    }
-}
-
-/// Reads what a change may put another in the place of meanwhile: again, until nothing moved.
-fn steadily<T>(data_dir: &Path, read: impl Fn() -> Result<T, AuthorityError>) -> Result<T, AuthorityError> {
-    if data_dir.join(files::REQUEST).exists() && !files::exists(data_dir) {
-        return Err(awaits_import(data_dir));
-    }
-    if !files::exists(data_dir) {
-        return Err(AuthorityError::Missing(data_dir.to_owned()));
-    }
-    files::check_not_writable_by_others(data_dir)?;
-    for _ in 1..STEADY_ATTEMPTS {
-        let before = Stamp::of(data_dir);
-        if before.is_none() {
-            let _lock = Lock::acquire(data_dir)?;
-            files::recover(data_dir)?;
-            continue;
-        }
-        let result = read();
-        if Stamp::of(data_dir) == before {
-            return result;
-        }
-    }
-    read()
-}
-
 /// A fresh key for an issuer, and what is kept of it.
 fn issuing_key(
     key_type: KeyType,
@@ -407,12 +271,6 @@ pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 
 #[cfg(not(feature = "pkcs11"))]
 const NO_PKCS11: &str = "this crank-ca was built without PKCS#11 (the cargo feature `pkcs11`)";
-
-/// Far more changes than can happen while some files are read.
-const STEADY_ATTEMPTS: usize = 10;
-
-/// More than a handful of roots can have.
-const CROSS_LIMIT: usize = 64;
 
 #[cfg(test)]
 mod tests;

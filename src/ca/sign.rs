@@ -7,12 +7,12 @@ use std::fmt;
 
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, PublicKeyData, SerialNumber,
-    SubjectPublicKeyInfo,
+    SigningKey, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::authority::{Authority, IssuerKey, Issuing};
+use super::authority::{Authority, Issuing};
 use crate::crypto::sha256;
 use crate::identity::csr::{ORGANIZATION, ORGANIZATIONAL_UNIT, key_usages, san};
 use crate::identity::metadata::serial_text;
@@ -166,13 +166,14 @@ impl SignError {
 
 /// Signs what is planned and compares the result with the plan.
 pub(crate) fn sign(authority: &Authority, plan: &LeafPlan) -> Result<CertificateDer<'static>, SignError> {
-    sign_with(authority.issuing(), authority.issuer_key(), plan)
+    let signer = authority.signer();
+    sign_with(signer.issuing(), signer.issuer(), plan)
 }
 
 /// The same with an issuer that need not be in force.
 pub(crate) fn sign_with(
     issuing: &Issuing,
-    key: &IssuerKey,
+    issuer: &Issuer<'_, impl SigningKey>,
     plan: &LeafPlan,
 ) -> Result<CertificateDer<'static>, SignError> {
     let fail = |error: rcgen::Error| SignError::Signing { serial: plan.serial.to_string(), reason: error.to_string() };
@@ -194,9 +195,7 @@ pub(crate) fn sign_with(
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_identifier_method = key_identifier(&plan.key.key);
     params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_der(issuing.certificate(), key).map_err(fail)?;
-    let signed = params.signed_by(&plan.key.key, &issuer).map_err(fail)?;
-    let der = signed.der().clone();
+    let der = CertificateDer::from(params.signed_by(&plan.key.key, issuer).map_err(fail)?);
     compare::compare(issuing, plan, &der)
         .map_err(|what| SignError::Mismatch { serial: plan.serial.to_string(), what })?;
     Ok(der)

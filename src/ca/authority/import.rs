@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rcgen::Issuer;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::X509Certificate;
@@ -348,7 +349,9 @@ fn try_out(issuing: &Issuing, key: &IssuerKey, trust_domain: &TrustDomain, now: 
         not_before: now - sign::BACKDATE,
         not_after: now + time::Duration::HOUR,
     };
-    let leaf = sign::sign_with(issuing, key, &plan).map_err(|error| match error {
+    let issuer =
+        Issuer::from_ca_cert_der(issuing.certificate(), key).map_err(|error| format!("a trial failed: {error}"))?;
+    let leaf = sign::sign_with(issuing, &issuer, &plan).map_err(|error| match error {
         sign::SignError::Mismatch { what: "issuer", .. } => {
             "its subject cannot be repeated as it is in the certificates it signs: an attribute occurs twice, or has a \
              kind of text that is out of use"

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::AuthorityError;
@@ -52,6 +53,21 @@ pub(crate) struct Issuing {
     pub(super) constraints: NameConstraints,
     /// Of root and chain.
     pub(super) key_digests: Vec<[u8; 32]>,
+    /// Of the certificate that signs.
+    digest: [u8; 32],
+    /// What is compared with each certificate that it signs.
+    marks: IssuerMarks,
+}
+
+/// What the certificate of an issuer says of it, as DER.
+#[derive(Debug, Clone)]
+pub(crate) struct IssuerMarks {
+    /// Its subject.
+    pub(crate) subject: Vec<u8>,
+    /// Its `SubjectPublicKeyInfo`.
+    pub(crate) public_key: Vec<u8>,
+    /// Its subject key identifier, without the DER around it.
+    pub(crate) key_identifier: Option<Vec<u8>>,
 }
 
 impl Issuing {
@@ -103,6 +119,8 @@ impl Issuing {
             not_after: not_after.unwrap_or(OffsetDateTime::UNIX_EPOCH),
             constraints,
             key_digests,
+            digest: sha256(&chain[0]),
+            marks: IssuerMarks::of(&parsed[0]),
             root,
             chain,
         })
@@ -138,7 +156,26 @@ impl Issuing {
 
     /// SHA-256 of the certificate that signs: how the record tells issuers apart.
     pub(crate) fn digest(&self) -> [u8; 32] {
-        sha256(&self.chain[0])
+        self.digest
+    }
+
+    /// What is compared with each certificate that it signs.
+    pub(crate) fn marks(&self) -> &IssuerMarks {
+        &self.marks
+    }
+}
+
+impl IssuerMarks {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let key_identifier = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
+            _ => None,
+        });
+        Self {
+            subject: certificate.subject().as_raw().to_vec(),
+            public_key: certificate.public_key().raw.to_vec(),
+            key_identifier,
+        }
     }
 }
 

@@ -204,7 +204,7 @@ pub(super) fn crosses(
 
 /// Whether `cross` certifies the key of `root`.
 fn is_of(cross: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
-    let path = Path::new(super::CROSS);
+    let path = Path::new(super::content::CROSS);
     matches!((parse(path, cross), parse(path, root)), (Ok(cross), Ok(root)) if cross.public_key() == root.public_key())
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
 

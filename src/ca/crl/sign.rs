@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber};
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
@@ -38,8 +38,7 @@ pub(super) fn sign_crl(by: &Signer, plan: &CrlPlan) -> Result<Vec<u8>, CrlError>
         // The authority key identifier is to be the issuer's subject key identifier, however that came to be.
         key_identifier_method: subject_key_identifier(&parsed).map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified),
     };
-    let issuer = Issuer::from_ca_cert_der(certificate, by.key());
-    let signed = issuer.and_then(|issuer| params.signed_by(&issuer)).map_err(|error| fail(error.to_string()))?;
+    let signed = params.signed_by(by.issuer()).map_err(|error| fail(error.to_string()))?;
     let der = signed.der().to_vec();
     compare(&parsed, plan, &der).map_err(|what| CrlError::Mismatch { number: plan.number, what })?;
     Ok(der)

@@ -2,10 +2,13 @@
 
 use std::future::{pending, ready};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 
+use super::issue::decided;
 use super::*;
 use crate::ca::state::Database;
 use crate::ca::state::Reservation;
@@ -13,9 +16,12 @@ use crate::ca::token::TokenSecret;
 use crate::ca::{CsrRefusal, initialize_controller_certificates};
 use crate::clock::testing::TestClock;
 use crate::config::Environment;
+use crate::crypto::sha256;
 use crate::identity::csr::generate_csr;
-use crate::identity::{CertificateMetadata, RequestedIdentity};
-use crate::policy::{Actor, Decision, DefaultPolicy, Policy, RevocationReason, ValidityPeriod};
+use crate::identity::{CertificateMetadata, KeyType, PrivateKey, RequestedIdentity, WorkerId};
+use crate::policy::{
+    Actor, Capabilities, Decision, DefaultPolicy, Policy, PolicyAnswer, PolicyError, RevocationReason, ValidityPeriod,
+};
 use crate::wire::CsrRequest;
 
 /// A policy whose first hook does as told; the others are the default's.

@@ -2,7 +2,7 @@
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate, X509Version};
 
 use super::{LeafPlan, Subject};
 use crate::ca::authority::Issuing;
@@ -14,11 +14,12 @@ use crate::identity::csr::ORGANIZATION;
 pub(super) fn compare(issuing: &Issuing, plan: &LeafPlan, der: &CertificateDer<'_>) -> Result<(), &'static str> {
     let ensure = |same: bool, what: &'static str| if same { Ok(()) } else { Err(what) };
     let (rest, leaf) = X509Certificate::from_der(der).map_err(|_| "encoding")?;
-    let (_, issuer) = X509Certificate::from_der(issuing.certificate()).map_err(|_| "issuer")?;
+    let issuer = issuing.marks();
+    let (_, issuer_key) = SubjectPublicKeyInfo::from_der(&issuer.public_key).map_err(|_| "issuer")?;
     ensure(rest.is_empty(), "length")?;
     ensure(leaf.version() == X509Version::V3, "version")?;
     ensure(leaf.raw_serial() == plan.serial.0, "serial")?;
-    ensure(leaf.tbs_certificate.issuer.as_raw() == issuer.tbs_certificate.subject.as_raw(), "issuer")?;
+    ensure(leaf.tbs_certificate.issuer.as_raw() == issuer.subject, "issuer")?;
     ensure(leaf.public_key().raw == plan.key.der, "key")?;
     ensure(leaf.validity().not_before.to_datetime() == plan.not_before, "notBefore")?;
     ensure(leaf.validity().not_after.to_datetime() == plan.not_after, "notAfter")?;
@@ -41,11 +42,12 @@ pub(super) fn compare(issuing: &Issuing, plan: &LeafPlan, der: &CertificateDer<'
         || extended.ocsp_signing
         || !extended.other.is_empty();
     ensure(extended.server_auth && extended.client_auth == client && !further, "extended key usage")?;
-    let same_key = key_identifier(&issuer).is_none_or(|identifier| authority_key_identifier(&leaf) == Some(identifier));
+    let identifier = issuer.key_identifier.as_deref();
+    let same_key = identifier.is_none() || authority_key_identifier(&leaf) == identifier;
     ensure(same_key, "authority key identifier")?;
     // AKI, SAN, key usage, extended key usage, SKI, basic constraints; and each once, or the readers above fail.
     ensure(leaf.extensions().len() == 6, "extensions")?;
-    ensure(leaf.verify_signature(Some(issuer.public_key())).is_ok(), "signature")
+    ensure(leaf.verify_signature(Some(&issuer_key)).is_ok(), "signature")
 }
 
 fn subject_is_planned(leaf: &X509Certificate<'_>, plan: &LeafPlan) -> bool {
@@ -53,13 +55,6 @@ fn subject_is_planned(leaf: &X509Certificate<'_>, plan: &LeafPlan) -> bool {
         leaf.subject().iter_attributes().filter_map(|attribute| attribute.as_str().ok()).collect();
     let planned = plan.subject.common_name().into_iter().chain([ORGANIZATION, plan.subject.organizational_unit()]);
     attributes.into_iter().eq(planned)
-}
-
-fn key_identifier<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
-    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0),
-        _ => None,
-    })
 }
 
 fn authority_key_identifier<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
