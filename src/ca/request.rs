@@ -3,7 +3,7 @@
 mod extensions;
 mod public_key;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
@@ -138,7 +138,7 @@ fn check_signature_algorithm(request: &X509CertificationRequest<'_>) -> Result<(
 
 /// The subject of a worker's certificate is fixed: the CSR may leave it out, or say it, each part once.
 fn check_subject(subject: &X509Name<'_>) -> Result<Option<String>, CsrRefusal> {
-    let mut seen = BTreeSet::new();
+    let mut seen = HashSet::new();
     let mut common_name = None;
     for attribute in subject.iter_attributes() {
         let kind = attribute.attr_type();
@@ -151,7 +151,7 @@ fn check_subject(subject: &X509Name<'_>) -> Result<Option<String>, CsrRefusal> {
         } else {
             *kind == oid::OID_X509_ORGANIZATIONAL_UNIT && value == ORGANIZATIONAL_UNIT
         };
-        if !fits || !seen.insert(kind.to_string()) {
+        if !fits || !seen.insert(kind) {
             let found = format!("subject attribute {kind} `{value}`");
             return Err(CsrRefusal::Asks(printable(&found, 160)));
         }

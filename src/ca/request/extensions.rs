@@ -1,6 +1,6 @@
 //! Owns which extensions a CSR may ask for. What we would not sign as it stands is refused, not left out.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use x509_parser::asn1_rs::{FromDer, Header};
@@ -15,10 +15,10 @@ use crate::printable::printable;
 
 /// The names that the extensions ask for; `None` where there is no SAN.
 pub(super) fn check(extensions: &[X509Extension<'_>], key_type: KeyType) -> Result<Option<RequestedNames>, CsrRefusal> {
-    let mut seen = BTreeSet::new();
+    let mut seen = HashSet::new();
     let mut names = None;
     for extension in extensions {
-        if !seen.insert(extension.oid.to_string()) {
+        if !seen.insert(&extension.oid) {
             return Err(CsrRefusal::Malformed("an extension appears twice"));
         }
         match extension.parsed_extension() {
