@@ -114,6 +114,8 @@ async fn open_sqlite(data_dir: &Path) -> Result<(Pool, Pool), StateError> {
         .statement_cache_capacity(STATEMENTS)
         // In pages of 4 KiB. Pages that change often go to the database file once, not every eighty certificates.
         .pragma("wal_autocheckpoint", "4000")
+        // What a statement of many rows would undo stays in memory, and not in a file of its own each time.
+        .pragma("temp_store", "MEMORY")
         .busy_timeout(BUSY_TIMEOUT);
     // A file does not hang up.
     let pool = |size| {

@@ -150,16 +150,34 @@ async fn own_keys(
     for reservation in reservations {
         first.entry(reservation.key_digest).or_insert_with(|| owner_of(reservation));
     }
-    let rows: Vec<(Vec<u8>, String)> = on!(OpenTransaction, transaction, transaction => {
-        let mut insert = QueryBuilder::new("INSERT INTO keys (key_digest, owner) ");
-        insert.push_values(&first, |mut row, (digest, owner)| {
-            row.push_bind(&digest[..]).push_bind(*owner);
-        });
+    on!(OpenTransaction, transaction, transaction => {
+        let mut insert = new_keys(&first);
+        insert.push(" ON CONFLICT (key_digest) DO NOTHING");
+        let done = insert.build().execute(&mut **transaction).await.map_err(failed("record a key"))?;
+        // As agents make a key for each certificate, that is nearly always all, and there is nothing to read.
+        if done.rows_affected() == first.len() as u64 {
+            return Ok(first.into_iter().map(|(digest, owner)| (digest, owner.to_owned())).collect());
+        }
+        let mut update = new_keys(&first);
         // An update that changes nothing keeps the row from being forgotten until this transaction has ended.
-        insert.push(" ON CONFLICT (key_digest) DO UPDATE SET owner = keys.owner RETURNING key_digest, owner");
-        insert.build_query_as().fetch_all(&mut **transaction).await.map_err(failed("record a key"))?
+        update.push(" ON CONFLICT (key_digest) DO UPDATE SET owner = keys.owner RETURNING key_digest, owner");
+        let rows: Vec<(Vec<u8>, String)> =
+            update.build_query_as().fetch_all(&mut **transaction).await.map_err(failed("record a key"))?;
+        rows.into_iter().map(|(digest, owner)| Ok((digest_from(&digest)?, owner))).collect()
+    })
+}
+
+fn new_keys<'q, DB: sqlx::Database>(owners: &BTreeMap<[u8; 32], &'q str>) -> QueryBuilder<DB>
+where
+    DB::Arguments: Default,
+    Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
+    &'q str: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
+{
+    let mut insert = QueryBuilder::new("INSERT INTO keys (key_digest, owner) ");
+    insert.push_values(owners, |mut row, (digest, owner)| {
+        row.push_bind(digest.to_vec()).push_bind(*owner);
     });
-    rows.into_iter().map(|(digest, owner)| Ok((digest_from(&digest)?, owner))).collect()
+    insert
 }
 
 /// The owner of a key; the CA itself has no name.
