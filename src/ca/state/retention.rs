@@ -66,9 +66,8 @@ impl State {
             let others = identities + crls + orders + revocations;
             Forgotten { certificates: 0, tokens, decisions: denied + allowed, others }
         });
-        if forgotten.total() > 0 {
-            transaction.commit().await?;
-        }
+        // Also when nothing was: dropped, it would end later, and until then nobody else is alone.
+        transaction.commit().await?;
         Ok(forgotten)
     }
 }
