@@ -1,4 +1,5 @@
-//! Measures crank-ca under load, beside the limit that cryptography sets and beside step-ca: `cargo bench --bench ca`.
+//! Measures crank-ca under load, beside the limit that cryptography sets and beside step-ca:
+//! `cargo bench --profile release-ca --bench ca`.
 //!
 //! Clients in this process enrol with join tokens and renew by certificate, over real TLS 1.3 connections on loopback that
 //! are kept alive or fresh for each request, without session resumption, as agents do. Keys, CSRs and tokens are made ahead
