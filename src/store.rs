@@ -25,6 +25,7 @@
 //! that opened it finds all of its files. [`read_bundle`] does this.
 
 mod content;
+mod der;
 mod directory;
 mod error;
 mod further;
@@ -34,6 +35,7 @@ mod keystore;
 mod layout;
 mod links;
 mod lock;
+mod pkcs12;
 mod place;
 mod publish;
 mod read;

@@ -7,8 +7,9 @@ use zeroize::Zeroizing;
 use super::error::{StoreError, shown};
 use super::further::{Content, ContentKind, Keystore};
 use super::jks::{jks, jks_roots};
-use super::keystore::{Password, is_pkcs12_of, pkcs12, pkcs12_roots};
+use super::keystore::Password;
 use super::layout::PublishedFile;
+use super::pkcs12::{pkcs12, pkcs12_roots};
 use crate::crypto::sha256;
 use crate::identity::bundle::certificates_to_pem;
 use crate::identity::{BundleError, CertificateBundle, KeyError};
@@ -77,34 +78,10 @@ fn render_keystore(
     let alias = &keystore.alias;
     match kind {
         ContentKind::Pkcs12 => pkcs12(bundle, password, alias).map(Zeroizing::new),
-        ContentKind::Pkcs12Roots => pkcs12_roots(bundle.roots(), password, alias).map(Zeroizing::new),
+        ContentKind::Pkcs12Roots => Ok(Zeroizing::new(pkcs12_roots(bundle.roots(), password, alias))),
         ContentKind::Jks => jks(bundle, password, alias),
         _ => Ok(jks_roots(bundle, password, alias)),
     }
-}
-
-/// The same for a file that was found on disk as `found`: its own bytes where they are as good as those that would be
-/// made, which differ each time for a keystore with something random in it.
-pub(super) fn render_as_found(
-    file: PublishedFile<'_>,
-    bundle: &CertificateBundle,
-    found: Option<&[u8]>,
-) -> Result<Rendered, StoreError> {
-    if let (PublishedFile::Further(further), Some(found)) = (file, found)
-        && let Some(roots) = match further.content.kind() {
-            ContentKind::Pkcs12 => Some(false),
-            ContentKind::Pkcs12Roots => Some(true),
-            _ => None,
-        }
-        && let Some(keystore) = further.content.keystore()
-    {
-        let password = Password::read(&keystore.password_file)?;
-        if is_pkcs12_of(found, bundle, &password, roots) {
-            let password = Some(sha256(password.as_str().as_bytes()));
-            return Ok(Rendered { bytes: Zeroizing::new(found.to_vec()), password });
-        }
-    }
-    render(file, bundle)
 }
 
 /// The SHA-256 of the password of a file that has one.

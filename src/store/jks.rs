@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{Context, Digest, SHA1_FOR_LEGACY_USE_ONLY};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::der::{algorithm, octets, sequence, utf16};
 use super::keystore::{Password, aliases};
 use crate::identity::CertificateBundle;
 
@@ -76,7 +77,7 @@ impl Writer {
 
     /// Ends it with a digest of password and content.
     fn finish(mut self, password: &Password) -> Zeroizing<Vec<u8>> {
-        let digest = sha1(&[&utf16(password), WHITENER, &self.0]);
+        let digest = sha1(&[&wide(password), WHITENER, &self.0]);
         self.0.extend(digest.as_ref());
         self.0
     }
@@ -85,7 +86,7 @@ impl Writer {
 /// The key under the password, as an `EncryptedPrivateKeyInfo` (RFC 5208, section 6) by Sun's own algorithm: the key is
 /// combined with a stream of digests, each of the password and the one before, the first of the salt.
 fn protect(key: &[u8], password: &Password, salt: &[u8]) -> Vec<u8> {
-    let password = utf16(password);
+    let password = wide(password);
     let mut protected = salt.to_vec();
     let mut stream = salt.to_vec();
     for block in key.chunks(SHA1) {
@@ -93,24 +94,11 @@ fn protect(key: &[u8], password: &Password, salt: &[u8]) -> Vec<u8> {
         protected.extend(block.iter().zip(&stream).map(|(key, stream)| key ^ stream));
     }
     protected.extend(sha1(&[&password, key]).as_ref());
-    let content = [ALGORITHM, &tagged(OCTET_STRING, &protected)].concat();
-    tagged(SEQUENCE, &content)
+    sequence(&[&algorithm(KEY_PROTECTOR), &octets(&protected)])
 }
 
-/// A DER value (X.690, section 8.1.3).
-fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut value = vec![tag];
-    let length: Vec<u8> = content.len().to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
-    if content.len() > 127 {
-        value.push(0x80 | u8::try_from(length.len()).unwrap_or(0));
-    }
-    value.extend(length);
-    value.extend(content);
-    value
-}
-
-fn utf16(password: &Password) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(password.as_str().bytes().flat_map(|byte| [0, byte]).collect())
+fn wide(password: &Password) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(utf16(password.as_str()))
 }
 
 fn sha1(parts: &[&[u8]]) -> Digest {
@@ -133,11 +121,8 @@ const TRUSTED: u32 = 2;
 /// What Java puts between password and content.
 const WHITENER: &[u8] = b"Mighty Aphrodite";
 
-/// `AlgorithmIdentifier` of 1.3.6.1.4.1.42.2.17.1.1 without parameters.
-const ALGORITHM: &[u8] =
-    &[0x30, 0x0e, 0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x2a, 0x02, 0x11, 0x01, 0x01, 0x05, 0x00];
-const SEQUENCE: u8 = 0x30;
-const OCTET_STRING: u8 = 0x04;
+/// 1.3.6.1.4.1.42.2.17.1.1 as DER.
+const KEY_PROTECTOR: &[u8] = &[0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x2a, 0x02, 0x11, 0x01, 0x01];
 
 const SALT: usize = 20;
 const SHA1: usize = 20;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
-use super::content::{Rendered, render_as_found};
+use super::content::{Rendered, render};
 use super::directory::{Contents, Directory};
 use super::error::{StoreError, shown};
 use super::layout::{
@@ -196,15 +196,15 @@ fn baseline(
         PublishedFile::Record,
     ];
     for file in PublishedFile::linked(config, bundle).into_iter().filter(|file| !read_already.contains(file)) {
-        let found = generation.read(&file.name(), file.limit());
-        let found = found.as_ref().ok().map(|contents| contents.bytes.as_slice());
-        match (render_as_found(file, bundle, found), found) {
-            (Ok(Rendered { bytes, password }), _) => baseline.expect(file, config, sha256(&bytes), password),
-            (Err(error), Some(found)) if error.kind() == "password" => {
+        match render(file, bundle) {
+            Ok(Rendered { bytes, password }) => baseline.expect(file, config, sha256(&bytes), password),
+            Err(error) if error.kind() == "password" => {
                 tracing::warn!(error = %error_chain(&error), "a keystore stays as it was found");
-                baseline.expect(file, config, sha256(found), None);
+                if let Ok(found) = generation.read(&file.name(), file.limit()) {
+                    baseline.expect(file, config, sha256(&found.bytes), None);
+                }
             }
-            (Err(error), _) => return Err(error),
+            Err(error) => return Err(error),
         }
     }
     Ok(baseline)
