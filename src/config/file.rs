@@ -138,12 +138,16 @@ impl Document<'_> {
             DeValue::Array(elements) => elements.iter().map(|element| element.get_ref().as_table()).collect(),
             _ => None,
         };
-        tables.filter(|tables| tables.len() <= REPEATED_LIMIT).unwrap_or_else(|| {
+        // One without a key would be passed over, and those after it have other numbers than they seem to.
+        let fits = |tables: &Vec<&DeTable<'_>>| {
+            tables.len() <= REPEATED_LIMIT && !tables.iter().any(|entries| entries.is_empty())
+        };
+        tables.filter(fits).unwrap_or_else(|| {
             collected.problems.push(Problem {
                 key: Some(table.to_owned()),
                 source: Some(self.origin(start)),
                 value: None,
-                expected: format!("tables `[[{table}]]`, at most {REPEATED_LIMIT} of them"),
+                expected: format!("tables `[[{table}]]`, at most {REPEATED_LIMIT} of them, none empty"),
                 advice: format!("write `[[{table}]]` on a line of its own for each, its keys below"),
             });
             Vec::new()

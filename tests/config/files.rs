@@ -117,6 +117,7 @@ fn what_does_not_fit_together_is_told_by_its_key() {
             "another trust domain",
         ),
         ("[[federate]]\ntrust_domain = \"b.example\"", "federate.1.roots_file", "a value"),
+        ("[[file]]\n[[file]]\nname = \"x.pem\"\ncontent = \"leaf\"", "file", "none empty"),
     ] {
         let found = problems(file);
         let fits = |(found, told): &(String, String)| found == key && told.contains(expected);
