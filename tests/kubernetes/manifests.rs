@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::node::until;
 use crate::page;
 use crate::release::{pods, rolled_out};
-use crate::traffic;
+use crate::traffic::{self, Probe};
 use crate::yaml;
 
 /// Runs the commands of the page's block that holds `text`, in `here`.
@@ -119,15 +119,18 @@ fn only_whom_the_policy_names_reaches_the_ca(cluster: &Cluster) {
     let ca = &pods(cluster, "crank", "app.kubernetes.io/name=crank-ca")[0];
     let address = format!("{}:9090", ca["status"]["podIP"].as_str().unwrap());
     let service = "cert-authority.crank.svc:9090";
-    assert!(traffic::reaches(cluster, "default", &json!({}), service), "the default names every pod");
-    let named = json!({"spec": {"ingress": [{
+    let any = Probe::start(cluster, "default", &json!({}));
+    let other = Probe::start(cluster, "default", &json!({"team": "other"}));
+    let named = Probe::start(cluster, "default", &json!({"team": "named"}));
+    assert!(any.reaches(service) && other.reaches(service) && named.reaches(service), "the default names every pod");
+    let policy = json!({"spec": {"ingress": [{
         "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"team": "named"}}}],
         "ports": [{"port": "https", "protocol": "TCP"}],
     }]}});
-    cluster.must(&["patch", "networkpolicy", "cert-authority", "--namespace=crank", "--patch", &named.to_string()]);
-    until("the policy is enforced", || !traffic::reaches(cluster, "default", &json!({}), service));
-    assert!(!traffic::reaches(cluster, "default", &json!({"team": "other"}), &address), "nor past the Service");
-    until("who is named gets through", || traffic::reaches(cluster, "default", &json!({"team": "named"}), service));
+    cluster.must(&["patch", "networkpolicy", "cert-authority", "--namespace=crank", "--patch", &policy.to_string()]);
+    until("the policy is enforced", || !any.reaches(service));
+    assert!(!other.reaches(&address), "nor past the Service");
+    until("who is named gets through", || named.reaches(service));
 
     // The CA itself reaches the API server, whose keys it has read, and no worker; which another does.
     let worker = pods(cluster, "default", "app=deployment").remove(0);
@@ -136,7 +139,8 @@ fn only_whom_the_policy_names_reaches_the_ca(cluster: &Cluster) {
     let posing = json!({
         "app.kubernetes.io/name": labels["app.kubernetes.io/name"], "app.kubernetes.io/instance": labels["app.kubernetes.io/instance"],
     });
-    until("its own traffic is kept to the policy", || !traffic::reaches(cluster, "crank", &posing, &worker));
-    assert!(traffic::reaches(cluster, "crank", &posing, "kubernetes.default.svc:443"));
-    assert!(traffic::reaches(cluster, "crank", &json!({}), &worker));
+    let posing = Probe::start(cluster, "crank", &posing);
+    until("its own traffic is kept to the policy", || !posing.reaches(&worker));
+    assert!(posing.reaches("kubernetes.default.svc:443"));
+    assert!(Probe::start(cluster, "crank", &json!({})).reaches(&worker));
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::injection::HARDENED;
 use crate::machine::NAME;
-use crate::node::{Process, until};
+use crate::node::Process;
 use crate::yaml;
 
 /// Keeps the pods of the node to the policies of the cluster, until it is dropped.
@@ -21,27 +21,44 @@ pub(crate) fn enforce(cluster: &Cluster) -> Process {
     Process(command.spawn().unwrap())
 }
 
-/// Whether a new pod with `labels` gets a TLS connection to `target`; else the connection must have been refused.
-pub(crate) fn reaches(cluster: &Cluster, namespace: &str, labels: &Value, target: &str) -> bool {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("probe-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    let image = concat!("worker:", env!("CARGO_PKG_VERSION"));
-    let container = json!({
-        "name": "probe", "image": image, "args": ["s_client", "-brief", "-connect", target],
-        "securityContext": yaml::objects(HARDENED)[0],
-    });
-    let spec = json!({
-        "automountServiceAccountToken": false, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container],
-    });
-    let metadata = json!({"name": name, "namespace": namespace, "labels": labels});
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
-    cluster.create(&pod.to_string()).unwrap();
-    let mut told = String::new();
-    until(&format!("{name} has tried to reach {target}"), || {
-        told = String::from_utf8(cluster.kubectl(&["logs", &name, "--namespace", namespace]).stdout).unwrap();
-        told.contains("CONNECTION ESTABLISHED") || told.contains("connect:errno=")
-    });
-    cluster.must(&["delete", "pod", &name, "--namespace", namespace, "--now", "--wait=false"]);
-    assert!(told.contains("CONNECTION ESTABLISHED") || told.contains("Connection refused"), "{told}");
-    told.contains("CONNECTION ESTABLISHED")
+/// A pod with `labels` that tries to connect. It is there for longer than one try, since what a new pod sends before the node
+/// has taken note of it is kept to no policy.
+pub(crate) struct Probe<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+    name: String,
+}
+
+impl<'a> Probe<'a> {
+    pub(crate) fn start(cluster: &'a Cluster, namespace: &'a str, labels: &Value) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("probe-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let image = concat!("worker:", env!("CARGO_PKG_VERSION"));
+        // Something that does not end.
+        let container = json!({
+            "name": "probe", "image": image, "args": ["s_server", "-accept", "9443", "-nocert", "-quiet"],
+            "securityContext": yaml::objects(HARDENED)[0],
+        });
+        let spec = json!({
+            "automountServiceAccountToken": false, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container],
+        });
+        let metadata = json!({"name": name, "namespace": namespace, "labels": labels});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        cluster.create(&pod.to_string()).unwrap();
+        let pod = format!("pod/{name}");
+        cluster.must(&["wait", "--for=condition=Ready", "--timeout=180s", &pod, "--namespace", namespace]);
+        Self { cluster, namespace, name }
+    }
+
+    /// Whether it gets a TLS connection to `target`; else the connection must have been refused.
+    pub(crate) fn reaches(&self, target: &str) -> bool {
+        let here = ["exec", &self.name, "--namespace", self.namespace, "--"];
+        let words = ["openssl", "s_client", "-brief", "-connect", target];
+        let output = self.cluster.kubectl(&[&here[..], &words].concat());
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8(told).unwrap();
+        let established = told.contains("CONNECTION ESTABLISHED");
+        assert!(established || told.contains("Connection refused"), "{told}");
+        established
+    }
 }
